@@ -1,0 +1,51 @@
+# Istio-Auth. `make` lists the targets.
+
+export CGO_ENABLED := 0
+# The same flags everywhere, so that Go compiles each package once for the
+# product, its tests and Kubernetes.
+export GOFLAGS := -trimpath -buildvcs=false
+export GOTOOLCHAIN := local
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+LDFLAGS := -s -w -X github.com/istio-auth/istio-auth/cmd/internal/daemon.version=$(VERSION)
+PROGRAMS := istio-auth istio-ca istio-manager istio-nodeagent
+KUBERNETES := 1.37.2
+KUBELINKS := etcd kube-apiserver kube-controller-manager kube-scheduler kubelet kube-proxy kubectl helm
+
+.DEFAULT_GOAL := help
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: up
+up: build envoy ## run the whole system on loopback, with a demonstration
+	bin/istio-auth up
+
+.PHONY: build
+build: ## build the programs into bin/
+	go build -ldflags '$(LDFLAGS)' -o bin/ $(addprefix ./cmd/,$(PROGRAMS))
+
+.PHONY: envoy
+envoy: build ## install the pinned Envoy into .tools/
+	@bin/istio-auth envoy install --tools .tools
+
+.PHONY: test
+test: lint ## run every test that this machine permits, and name what it skipped
+	go tool -modfile=tools/go.mod gotestsum --format pkgname-and-test-fails --hide-summary=output -- -p 2 -timeout 30m ./...
+
+.PHONY: lint
+lint: ## formatting and vet
+	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$unformatted" || { echo "not gofmt'ed: $$unformatted"; exit 1; }
+	go vet ./...
+
+.PHONY: generate
+generate: ## regenerate what is generated
+	go generate ./...
+
+.PHONY: kube
+kube: .tools/kube/kubeall ## build Kubernetes, etcd and helm for the tests into .tools/kube (9 minutes on two cores)
+
+.tools/kube/kubeall: test/kube/go.mod test/kube/go.sum test/kube/cmd/kubeall/main.go
+	cd test/kube && go build -ldflags "-s -w $(foreach v,gitVersion=v$(KUBERNETES) gitMajor=1 gitMinor=37,-X k8s.io/component-base/version.$(v))" \
+		-o ../../.tools/kube/kubeall ./cmd/kubeall
+	for name in $(KUBELINKS); do ln -sf kubeall .tools/kube/$$name; done

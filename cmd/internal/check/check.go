@@ -1,0 +1,189 @@
+// Package check tells what a cluster lacks before Istio-Auth is installed, and
+// who would be cut off when it is removed. It only reads.
+package check
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	authorizationv1 "k8s.io/api/authorization/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/version"
+	"k8s.io/client-go/kubernetes"
+)
+
+// Driver is the name of our CSI driver.
+const Driver = "csi.istio-auth.io"
+
+// oldest is the first Kubernetes that keeps a node from asking for tokens of
+// audiences that its pods do not mount (ServiceAccountNodeAudienceRestriction
+// on by default); see SECURITY.md.
+var oldest = version.MustParseGeneric("1.33.0")
+
+// noswapKernel is the first Linux whose tmpfs takes the option noswap.
+var noswapKernel = version.MustParseGeneric("6.4.0")
+
+// A Finding is the outcome of one check.
+type Finding struct {
+	Check  string `json:"check"`
+	OK     bool   `json:"ok"`
+	Detail string `json:"detail"`
+	// Fix says what to do, where the check did not pass.
+	Fix string `json:"fix,omitempty"`
+}
+
+// Before runs the checks that precede an installation. The error tells that
+// one could not be made; a check that did not pass is a Finding.
+func Before(ctx context.Context, client kubernetes.Interface) ([]Finding, error) {
+	checks := []func(context.Context, kubernetes.Interface) ([]Finding, error){checkVersion, checkRights, checkDriver, checkNodes}
+	var findings []Finding
+	for _, check := range checks {
+		found, err := check(ctx, client)
+		if err != nil {
+			return findings, err
+		}
+		findings = append(findings, found...)
+	}
+	return findings, nil
+}
+
+func checkVersion(_ context.Context, client kubernetes.Interface) ([]Finding, error) {
+	info, err := client.Discovery().ServerVersion()
+	if err != nil {
+		return nil, fmt.Errorf("asking the API server for its version: %w", err)
+	}
+	f := Finding{Check: "version", Detail: "Kubernetes " + info.GitVersion}
+	v, err := version.ParseGeneric(info.GitVersion)
+	switch {
+	case err != nil:
+		f.Detail, f.Fix = fmt.Sprintf("the version %q is not understood", info.GitVersion), "use a released Kubernetes, 1.33 or newer"
+	case v.LessThan(oldest):
+		f.Fix = "upgrade to Kubernetes 1.33 or newer: before it a node may ask for tokens of audiences that its pods do not mount"
+	default:
+		f.OK = true
+	}
+	return []Finding{f}, nil
+}
+
+// needed are the rights with which `helm install` creates the chart's objects.
+var needed = []authorizationv1.ResourceAttributes{
+	{Verb: "create", Resource: "namespaces"},
+	{Verb: "create", Group: "apiextensions.k8s.io", Resource: "customresourcedefinitions"},
+	{Verb: "create", Group: "rbac.authorization.k8s.io", Resource: "clusterroles"},
+	{Verb: "create", Group: "rbac.authorization.k8s.io", Resource: "clusterrolebindings"},
+	{Verb: "create", Group: "storage.k8s.io", Resource: "csidrivers"},
+	{Verb: "create", Group: "apps", Resource: "deployments"},
+	{Verb: "create", Group: "apps", Resource: "daemonsets"},
+	{Verb: "create", Resource: "configmaps"},
+	{Verb: "create", Resource: "serviceaccounts"},
+	{Verb: "create", Resource: "services"},
+}
+
+func checkRights(ctx context.Context, client kubernetes.Interface) ([]Finding, error) {
+	var lacking []string
+	for _, attributes := range needed {
+		review := &authorizationv1.SelfSubjectAccessReview{Spec: authorizationv1.SelfSubjectAccessReviewSpec{ResourceAttributes: &attributes}}
+		got, err := client.AuthorizationV1().SelfSubjectAccessReviews().Create(ctx, review, metav1.CreateOptions{})
+		if err != nil {
+			return nil, fmt.Errorf("asking for our rights: %w", err)
+		}
+		if !got.Status.Allowed {
+			lacking = append(lacking, attributes.Verb+" "+attributes.Resource)
+		}
+	}
+	f := Finding{Check: "rights", OK: len(lacking) == 0, Detail: "you may create everything that the chart has"}
+	if !f.OK {
+		f.Detail, f.Fix = "you may not: "+strings.Join(lacking, ", "), "install as a cluster administrator"
+	}
+	return []Finding{f}, nil
+}
+
+func checkDriver(ctx context.Context, client kubernetes.Interface) ([]Finding, error) {
+	f := Finding{Check: "driver", OK: true, Detail: "the name " + Driver + " is free"}
+	driver, err := client.StorageV1().CSIDrivers().Get(ctx, Driver, metav1.GetOptions{})
+	switch {
+	case apierrors.IsNotFound(err):
+	case err != nil:
+		return nil, fmt.Errorf("looking for the CSI driver: %w", err)
+	case driver.Labels["app.kubernetes.io/managed-by"] == "Helm":
+		f.Detail = Driver + " is installed by Helm (an upgrade)"
+	default:
+		f.OK, f.Detail, f.Fix = false, Driver+" exists and is not Helm's", "kubectl delete csidriver "+Driver
+	}
+	return []Finding{f}, nil
+}
+
+func checkNodes(ctx context.Context, client kubernetes.Interface) ([]Finding, error) {
+	nodes, err := client.CoreV1().Nodes().List(ctx, metav1.ListOptions{Limit: 1000})
+	if err != nil {
+		return nil, fmt.Errorf("listing the nodes: %w", err)
+	}
+	var wrongSystem, maySwap []string
+	for _, node := range nodes.Items {
+		info := node.Status.NodeInfo
+		if info.OperatingSystem != "" && info.OperatingSystem != "linux" {
+			wrongSystem = append(wrongSystem, node.Name)
+			continue
+		}
+		if swaps(info) && !takesNoswap(info.KernelVersion) {
+			maySwap = append(maySwap, node.Name)
+		}
+	}
+	system := Finding{Check: "nodes", OK: len(wrongSystem) < len(nodes.Items), Detail: fmt.Sprintf("%d nodes, %d of them not Linux", len(nodes.Items), len(wrongSystem))}
+	if !system.OK {
+		system.Fix = "the agent runs on Linux nodes: add one"
+	}
+	swap := Finding{Check: "swap", OK: len(maySwap) == 0, Detail: "the agents' memory cannot reach a disk"}
+	if !swap.OK {
+		swap.Detail = "swap is on, and the kernel is older than 6.4, on: " + strings.Join(maySwap, ", ")
+		swap.Fix = "turn swap off on these nodes, or upgrade their kernel: the agent refuses to keep tokens on a tmpfs that can swap"
+	}
+	return []Finding{system, swap}, nil
+}
+
+func swaps(info corev1.NodeSystemInfo) bool {
+	return info.Swap != nil && info.Swap.Capacity != nil && *info.Swap.Capacity > 0
+}
+
+func takesNoswap(kernel string) bool {
+	release, _, _ := strings.Cut(kernel, "-")
+	v, err := version.ParseGeneric(release)
+	return err == nil && !v.LessThan(noswapKernel)
+}
+
+// ErrInUse reports that pods still mount our volume.
+var ErrInUse = errors.New("pods still mount a volume of " + Driver)
+
+// Users are the pods, as namespace/name, that mount a volume of our driver and
+// have not ended. Removing the agent would cut each of them off.
+func Users(ctx context.Context, client kubernetes.Interface) ([]string, error) {
+	var users []string
+	options := metav1.ListOptions{Limit: 500}
+	for {
+		pods, err := client.CoreV1().Pods(metav1.NamespaceAll).List(ctx, options)
+		if err != nil {
+			return nil, fmt.Errorf("listing the pods: %w", err)
+		}
+		for _, pod := range pods.Items {
+			if mountsDriver(pod) && pod.Status.Phase != corev1.PodSucceeded && pod.Status.Phase != corev1.PodFailed {
+				users = append(users, pod.Namespace+"/"+pod.Name)
+			}
+		}
+		if options.Continue = pods.Continue; options.Continue == "" {
+			return users, nil
+		}
+	}
+}
+
+func mountsDriver(pod corev1.Pod) bool {
+	for _, volume := range pod.Spec.Volumes {
+		if volume.CSI != nil && volume.CSI.Driver == Driver {
+			return true
+		}
+	}
+	return false
+}
