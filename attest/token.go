@@ -13,10 +13,11 @@ const redacted = "REDACTED"
 // REDACTED everywhere; only [Token.Reveal] gives it away. The zero Token holds
 // nothing. Tokens are not comparable by ==; compare a [Token.Digest].
 type Token struct {
+	_ [0]func() // not comparable: two pointers to one secret would differ
+
 	// A pointer, since fmt does not call the methods of a value in an unexported
 	// field but prints its content. Of a pointer it prints the address.
 	secret *string
-	_      [0]func() // not comparable: two pointers to one secret would differ
 }
 
 // NewToken returns a Token that holds s.
