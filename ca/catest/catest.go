@@ -13,7 +13,6 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
-	"net/url"
 	"testing"
 	"time"
 
@@ -112,7 +111,7 @@ func (c *CA) IssueKey(t testing.TB, key crypto.PublicKey, id spiffeid.ID, life t
 		NotBefore:             now.Add(min(life, 0) - time.Minute),
 		NotAfter:              now.Add(life - time.Second),
 		PublicKey:             key,
-		URIs:                  []*url.URL{id.URL()},
+		URIs:                  append(c.Issuer.URIs[:0:0], id.URL()),
 		KeyUsage:              x509.KeyUsageDigitalSignature,
 		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 		BasicConstraintsValid: true,
