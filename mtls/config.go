@@ -13,6 +13,9 @@ import (
 // An Authorizer decides whether a peer may connect, after its certificate was
 // verified. Nil lets it in. It is called once for each handshake, possibly by
 // many at once. A nil Authorizer refuses everybody.
+//
+// What the configurations refuse is an attest.Refusal, with a reason code for
+// our log; the peer sees only that its certificate is bad.
 type Authorizer func(spiffeid.ID) error
 
 // Server requires a client certificate. own and trust are asked on every

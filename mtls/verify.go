@@ -9,9 +9,12 @@ import (
 	"slices"
 
 	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
 	"golang.org/x/crypto/cryptobyte"
 	cryptobyteasn1 "golang.org/x/crypto/cryptobyte/asn1"
+
+	"github.com/istio-auth/istio-auth/attest"
 )
 
 // maxChain bounds what a stranger can have us verify. Ours are of two: leaf and
@@ -23,48 +26,53 @@ const maxChain = 5
 func verify(trust x509bundle.Source, authorize Authorizer, usage x509.ExtKeyUsage) func(tls.ConnectionState) error {
 	return func(state tls.ConnectionState) error {
 		if state.Version < tls.VersionTLS13 {
-			return fmt.Errorf("mtls: %s, want TLS 1.3", tls.VersionName(state.Version))
+			return attest.Refuse("tls-version", "%s, want TLS 1.3", tls.VersionName(state.Version))
 		}
 		if state.DidResume {
-			return errors.New("mtls: a resumed session, which nobody offered")
+			return attest.Refuse("tls-resumed", "a session that nobody offered to resume")
 		}
 		if n := len(state.PeerCertificates); n > maxChain {
-			return fmt.Errorf("mtls: a chain of %d certificates, at most %d", n, maxChain)
+			return attest.Refuse("peer-chain-length", "%d certificates, at most %d", n, maxChain)
 		}
 		id, chains, err := x509svid.Verify(state.PeerCertificates, trust)
 		if err != nil {
-			return fmt.Errorf("mtls: %w", err)
+			return &attest.Refusal{Reason: "peer-not-verified", Err: err}
 		}
-		leaf := state.PeerCertificates[0]
-		if uri, err := rawURI(leaf); err != nil || uri != id.String() {
-			return fmt.Errorf("mtls: URI name %q is not the ID %q as it is written: %w", uri, id, err)
-		}
-		if err := fit(leaf); err != nil {
-			return fmt.Errorf("mtls: certificate of %s: %w", id, err)
+		if err := fit(state.PeerCertificates[0], id); err != nil {
+			return err
 		}
 		if !slices.ContainsFunc(chains, permits(usage)) {
-			return fmt.Errorf("mtls: no issuer of %s may vouch for this use", id)
+			return attest.Refuse("peer-use", "no issuer of %s may vouch for this use", id)
 		}
 		if authorize == nil {
-			return fmt.Errorf("mtls: nobody may connect, nor %s", id)
+			return attest.Refuse("peer-not-expected", "nobody is, nor %s", id)
 		}
 		if err := authorize(id); err != nil {
-			return fmt.Errorf("mtls: %s may not connect: %w", id, err)
+			return fmt.Errorf("%s may not connect: %w", id, err)
 		}
 		return nil
 	}
 }
 
-// fit checks the uses that X509-SVID §4.3 and §4.4 ask of a leaf and go-spiffe
-// leaves to its caller. Our CA writes them into every leaf, so one without the
-// extensions is not ours.
-func fit(leaf *x509.Certificate) error {
+// fit checks what X509-SVID §2 to §4 ask of a leaf and go-spiffe leaves to its
+// caller. Our CA writes both uses into every leaf, so one without is not ours.
+func fit(leaf *x509.Certificate, id spiffeid.ID) error {
+	uri, err := rawURI(leaf)
+	if err != nil {
+		return &attest.Refusal{Reason: "peer-id-spelling", Err: err}
+	}
+	if uri != id.String() {
+		return attest.Refuse("peer-id-spelling", "%.200q stands for %q", uri, id)
+	}
+	if id.Path() == "" {
+		return attest.Refuse("peer-id-root", "%s is a trust domain, and nobody in it", id)
+	}
 	if leaf.KeyUsage&x509.KeyUsageDigitalSignature == 0 {
-		return errors.New("no digitalSignature")
+		return attest.Refuse("peer-use", "certificate of %s without digitalSignature", id)
 	}
 	for _, want := range []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth} {
 		if !slices.Contains(leaf.ExtKeyUsage, want) {
-			return fmt.Errorf("no extended key usage %s", want)
+			return attest.Refuse("peer-use", "certificate of %s without %s", id, want)
 		}
 	}
 	return nil
