@@ -1,0 +1,67 @@
+package journal
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+)
+
+// An index holds what has not expired, without the to-be-signed bytes.
+type index struct {
+	serials map[string]*Entry // by the serial's bytes
+	ids     map[spiffeid.ID][]*Entry
+	sweepAt int // how many entries there are when the expired ones are dropped next
+}
+
+func newIndex() index {
+	return index{serials: map[string]*Entry{}, ids: map[spiffeid.ID][]*Entry{}, sweepAt: 1024}
+}
+
+func (x *index) intent(in Intent) error {
+	key := string(in.Serial.Bytes())
+	if x.serials[key] != nil {
+		return fmt.Errorf("%w: intent %x", ErrDuplicate, in.Serial)
+	}
+	if len(x.serials) >= x.sweepAt {
+		x.sweep(in.Time)
+		x.sweepAt = max(1024, 2*len(x.serials)) // so that a sweep costs each entry a constant
+	}
+	in.TBS = nil
+	e := &Entry{Intent: in}
+	x.serials[key] = e
+	x.ids[in.ID] = append(x.ids[in.ID], e)
+	return nil
+}
+
+func (x *index) outcome(out Outcome) error {
+	e := x.serials[string(out.Serial.Bytes())]
+	switch {
+	case e == nil:
+		return fmt.Errorf("%w: outcome of %x", ErrUnknown, out.Serial)
+	case e.Outcome != nil:
+		return fmt.Errorf("%w: outcome of %x", ErrDuplicate, out.Serial)
+	}
+	e.Outcome = &out
+	return nil
+}
+
+// sweep drops what has expired.
+func (x *index) sweep(now time.Time) {
+	now = now.Truncate(time.Second)
+	for id, entries := range x.ids {
+		var live []*Entry
+		for _, e := range entries {
+			if e.NotAfter.Before(now) {
+				delete(x.serials, string(e.Serial.Bytes()))
+			} else {
+				live = append(live, e)
+			}
+		}
+		if len(live) == 0 {
+			delete(x.ids, id)
+		} else {
+			x.ids[id] = live
+		}
+	}
+}
