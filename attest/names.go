@@ -98,3 +98,14 @@ func word(s string) error {
 	}
 	return nil
 }
+
+// CheckHint checks the namespace, name and UID with which a caller says which
+// pod it means, before anybody is asked about it. It returns a [*Refusal] where
+// one is malformed. The service account is not looked at: no caller says it.
+func CheckHint(pod Pod) error {
+	return check(
+		part{"bad-namespace", pod.Namespace, label},
+		part{"bad-pod-name", pod.Name, subdomain},
+		part{"bad-pod-uid", pod.UID, uid},
+	)
+}

@@ -1,0 +1,51 @@
+package k8stoken
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+
+	"k8s.io/client-go/rest"
+)
+
+// maxAnswer bounds an answer of the API server. A pod cannot be larger than
+// what etcd takes, 1.5 MiB, and its JSON is not twice that.
+const maxAnswer = 4 << 20
+
+// ClientConfig returns a copy of c that suits a [Reviewer]: an answer is read up
+// to 4 MiB, nothing is tried again and nothing waits in line in here. Who asked
+// us decides whether to ask again; a request that sleeps in the client would
+// hold its place in the queue and then miss its deadline.
+func ClientConfig(c *rest.Config) *rest.Config {
+	c = rest.CopyConfig(c)
+	c.QPS = -1
+	c.Wrap(func(next http.RoundTripper) http.RoundTripper { return limited{next} })
+	return c
+}
+
+// limited bounds bodies, and drops the header that makes client-go retry.
+type limited struct{ next http.RoundTripper }
+
+func (l limited) RoundTrip(req *http.Request) (*http.Response, error) {
+	resp, err := l.next.RoundTrip(req)
+	if err != nil {
+		return nil, err
+	}
+	resp.Header.Del("Retry-After")
+	resp.Body = &limitedBody{ReadCloser: resp.Body, left: maxAnswer}
+	return resp, nil
+}
+
+// limitedBody fails, rather than ends, past its limit: half an answer is none.
+type limitedBody struct {
+	io.ReadCloser
+	left int
+}
+
+func (b *limitedBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if b.left -= n; b.left < 0 {
+		return 0, fmt.Errorf("an answer of more than %d bytes", maxAnswer)
+	}
+	return n, err
+}
