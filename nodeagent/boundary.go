@@ -21,8 +21,9 @@ type Workload struct {
 }
 
 // An Update is all that an [Endpoint] serves. Each Update replaces the last one
-// whole, and its values are not edited afterwards. A nil SVID says that there is
-// none to offer: not yet, or no longer. A nil Bundle says that none is known yet.
+// whole, and its values are not edited afterwards. The Bundle is never nil. A nil
+// SVID says that the one published before has ended without a successor and is no
+// longer offered; an endpoint's first Update has one.
 type Update struct {
 	SVID   *x509svid.SVID
 	Bundle *x509bundle.Bundle
