@@ -259,4 +259,3 @@ func describe(t *testing.T, r stream.Response) string {
 	}
 	return line
 }
-

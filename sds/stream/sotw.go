@@ -1,6 +1,7 @@
 package stream
 
 import (
+	"strconv"
 	"time"
 
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
@@ -35,13 +36,24 @@ func (s *Session) SotW(now time.Time, request *discoveryv3.DiscoveryRequest) err
 			return err
 		}
 	}
-	answered := nonce != "" && s.settle(sub, nonce, refused, now)
-	if nonce != "" && nonce != sub.last {
-		return nil // stale: the client will answer the newest, with all its names
+	again := true
+	if nonce != "" {
+		number, err := strconv.ParseUint(nonce, 10, 64)
+		if err != nil || number == 0 || number > sub.last {
+			return nil // never ours: it says nothing
+		}
+		// The first request under a nonce answers it. Another one is no
+		// acknowledgement: somebody asks again (envoy#47309), names changed or
+		// not.
+		if again = number <= sub.answered; !again {
+			sub.answered = number
+			s.settle(sub, nonce, refused, now)
+		}
 	}
-	// A second request under a nonce that was answered before is no
-	// acknowledgement: somebody asks again (envoy#47309), names changed or not.
-	sub.replace(request.GetResourceNames(), !answered)
+	// An older nonce than the newest makes the acknowledgement old, but not the
+	// names: requests arrive in order. To pass over them would lose a name that
+	// the client left and took up again meanwhile.
+	sub.replace(request.GetResourceNames(), again)
 	return nil
 }
 

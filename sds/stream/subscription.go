@@ -46,7 +46,8 @@ type subscription struct {
 	greeted  bool                // a wildcard has been answered at all
 	names    map[string]struct{} // asked for by name
 	entries  map[string]*entry   // what the client has; in a wildcard also of names not asked for
-	last     string              // the newest nonce
+	last     uint64              // the newest nonce
+	answered uint64              // the newest nonce that was answered; state of the world
 	sent     []message           // not answered yet, oldest first
 }
 
@@ -316,7 +317,7 @@ func (sub *subscription) wholeState() (string, []*Resource) {
 // emit gives a message its nonce and its wire form.
 func (sub *subscription) emit(s *Session, m message) Response {
 	m.nonce = s.newNonce()
-	sub.last = m.nonce
+	sub.last = s.nonce
 	if sub.sent = append(sub.sent, m); len(sub.sent) > maxSent {
 		sub.sent = slices.Delete(sub.sent, 0, 1)
 	}
