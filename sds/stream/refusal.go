@@ -170,3 +170,20 @@ func escape(s string) string {
 	}
 	return s
 }
+
+// CheckType refuses a request for another type than the one that a service is
+// for. An empty only serves every type.
+func CheckType(typeURL, only string) error {
+	if only != "" && typeURL != only {
+		return refuse("type-url-unsupported", "%s", escape(typeURL))
+	}
+	return nil
+}
+
+// Check holds a request that comes without a stream to the same limits.
+func Check(request *discoveryv3.DiscoveryRequest, only string) error {
+	if err := CheckType(request.GetTypeUrl(), only); err != nil {
+		return err
+	}
+	return NewSotW().checkSotW(request)
+}
