@@ -1,0 +1,142 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"io"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/istio-auth/istio-auth/attest"
+	"github.com/istio-auth/istio-auth/ca/capb"
+)
+
+type issueStream = grpc.BidiStreamingServer[capb.IssueRequest, capb.IssueResponse]
+
+// Issue issues the certificates of an agent's workloads, many at once, until
+// the agent's own certificate ends.
+func (s *Server) Issue(stream issueStream) error {
+	c, err := callerOf(stream.Context())
+	if err != nil {
+		return err
+	}
+	if err := stream.SendHeader(metadata.MD{}); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(stream.Context())
+	var workers sync.WaitGroup
+	defer workers.Wait()
+	defer cancel()
+	var (
+		slots = make(chan struct{}, s.limits.PerStream)
+		out   = &sender{stream: stream}
+		ended = time.NewTimer(c.notAfter.Sub(s.now()))
+	)
+	defer ended.Stop()
+	requests, failed := receive(ctx, stream.Recv)
+	for {
+		select {
+		case slots <- struct{}{}: // when all are taken, more requests wait unread
+		case <-ended.C:
+			return expired()
+		case <-ctx.Done():
+			return status.FromContextError(ctx.Err()).Err()
+		}
+		select {
+		case r := <-requests:
+			workers.Go(func() {
+				defer func() { <-slots }()
+				out.send(s.answer(ctx, c, r))
+			})
+		case err := <-failed:
+			if errors.Is(err, io.EOF) {
+				// The client asks no more; what is under way is still answered.
+				workers.Wait()
+				return nil
+			}
+			return err
+		case <-ended.C:
+			return expired()
+		}
+	}
+}
+
+func expired() error { return status.Error(codes.Unauthenticated, "the certificate has expired") }
+
+// receive reads a stream into a channel. Its goroutine ends with the handler:
+// grpc cancels the stream then.
+func receive[M any](ctx context.Context, recv func() (*M, error)) (<-chan *M, <-chan error) {
+	messages, failed := make(chan *M), make(chan error, 1)
+	go func() {
+		for {
+			m, err := recv()
+			if err != nil {
+				failed <- err
+				return
+			}
+			select {
+			case messages <- m:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	return messages, failed
+}
+
+// A sender lets many answer on one stream.
+type sender struct {
+	mu     sync.Mutex // guards sending on stream, which grpc wants one at a time
+	stream issueStream
+}
+
+// send sends an answer. That the stream has ended, its reader finds out.
+func (s *sender) send(r *capb.IssueResponse) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_ = s.stream.Send(r)
+}
+
+// answer decides about one request and never fails.
+func (s *Server) answer(ctx context.Context, c caller, r *capb.IssueRequest) (response *capb.IssueResponse) {
+	const method = capb.CertificateAuthority_Issue_FullMethodName
+	start := s.now()
+	defer func() {
+		response.Id = r.GetId()
+		response.ServerTime = timestamppb.New(s.now())
+	}()
+	ctx, cancel := context.WithTimeout(ctx, s.limits.Patience)
+	defer cancel()
+	issued, identity, err := s.surviving(ctx, c, r)
+	if err == nil {
+		s.observe(Decision{Method: method, Identity: identity, Renewal: r.GetCurrent() != nil, Took: s.now().Sub(start)})
+		return &capb.IssueResponse{Result: &capb.IssueResponse_Issued{Issued: issued}}
+	}
+	v := judge(err)
+	s.tell(method, c, v, err)
+	refusal := &capb.Refusal{Code: capb.Refusal_CODE_REFUSED, CorrelationId: v.ref}
+	if !v.final {
+		refusal.Code, refusal.RetryAfter = capb.Refusal_CODE_RETRY, durationpb.New(v.after)
+	}
+	return &capb.IssueResponse{Result: &capb.IssueResponse_Refusal{Refusal: refusal}}
+}
+
+// surviving is decide in a goroutine of its own, which the gate does not guard.
+func (s *Server) surviving(ctx context.Context, c caller, r *capb.IssueRequest) (out *capb.Issued, identity attest.Identity, err error) {
+	defer s.survive(capb.CertificateAuthority_Issue_FullMethodName, &err)
+	if s.now().After(c.notAfter) {
+		return nil, identity, attest.Refuse(ReasonExpired, "%s", c.id)
+	}
+	issued, identity, err := s.decide(ctx, c, r)
+	if err != nil {
+		return nil, identity, err
+	}
+	return &capb.Issued{Chain: chainDER(issued.Chain)}, identity, nil
+}
