@@ -18,7 +18,7 @@ type Reason string
 const (
 	UnknownSet   Reason = "unknown-set"    // refused: it is not known which policies apply
 	NoIdentity   Reason = "no-identity"    // refused: the peer is no workload of our trust domain
-	NoPath       Reason = "no-path"        // refused: the path does not begin with a slash
+	BadPath      Reason = "bad-path"       // refused: the path is not one to decide upon (rbac.PlainPath)
 	NoMethod     Reason = "no-method"      // refused: the method is empty
 	DenyRule     Reason = "deny-rule"      // refused: a rule of a DENY policy matches
 	AllowRule    Reason = "allow-rule"     // allowed: a rule of an ALLOW policy matches
@@ -44,8 +44,8 @@ func Decide(set rbac.Set, req rbac.Request) Verdict {
 	if !ok {
 		return Verdict{Reason: NoIdentity}
 	}
-	if !strings.HasPrefix(req.Path, "/") {
-		return Verdict{Reason: NoPath}
+	if !rbac.PlainPath(req.Path) {
+		return Verdict{Reason: BadPath}
 	}
 	if req.Method == "" {
 		return Verdict{Reason: NoMethod}
