@@ -1,6 +1,9 @@
 package stream
 
 import (
+	"encoding/json"
+	"fmt"
+	"log/slog"
 	"sync"
 
 	"google.golang.org/protobuf/types/known/anypb"
@@ -18,6 +21,18 @@ type Resource struct {
 	// Body is the resource itself, marshalled once.
 	Body *anypb.Any
 }
+
+// String names the resource and nothing of its body, which may hold a key.
+func (r Resource) String() string { return r.Name + "@" + r.Version }
+
+// Format prints String, whatever the verb.
+func (r Resource) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte(r.String())) }
+
+// LogValue is String for slog.
+func (r Resource) LogValue() slog.Value { return slog.StringValue(r.String()) }
+
+// MarshalJSON is String for JSON.
+func (r Resource) MarshalJSON() ([]byte, error) { return json.Marshal(r.String()) }
 
 // A Snapshot is all that is known of one resource type at one moment. It must
 // not change once it is handed out; the next one replaces it whole. The zero
