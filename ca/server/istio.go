@@ -194,9 +194,9 @@ func orderOf(r *v1alpha1.IstioCertificateRequest) (time.Duration, []byte, error)
 		return 0, nil, attest.Refuse(ReasonTooLarge, "a CSR of %d bytes", len(r.GetCsr()))
 	}
 	block, rest := pem.Decode([]byte(r.GetCsr()))
-	// RFC 7468 §7 has one label; the other is what NEW says: older than it.
-	if block == nil || (block.Type != "CERTIFICATE REQUEST" && block.Type != "NEW CERTIFICATE REQUEST") ||
-		len(block.Headers) > 0 || strings.TrimSpace(string(rest)) != "" {
+	// RFC 7468 §7. What stands before the block Decode would skip.
+	if block == nil || block.Type != "CERTIFICATE REQUEST" || len(block.Headers) > 0 ||
+		!strings.HasPrefix(r.GetCsr(), "-----BEGIN ") || strings.TrimSpace(string(rest)) != "" {
 		return 0, nil, attest.Refuse(ReasonCSR, "not one PEM block")
 	}
 	return time.Duration(min(seconds, year)) * time.Second, block.Bytes, nil
