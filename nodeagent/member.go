@@ -124,10 +124,13 @@ func (m *member) close() {
 // of ours, an Envoy still holds the one that it got before, and "none" would take
 // it away.
 func (m *member) publish(ctx context.Context) {
+	var last Update
 	for served := false; ; {
 		u := Update{SVID: m.current(), Bundle: m.a.Bundle()}
-		if served = served || u.SVID != nil; served {
-			if err := m.endpoint.Publish(u); err != nil {
+		if (u.SVID != nil || served) && u != last {
+			if err := m.endpoint.Publish(u); err == nil {
+				last, served = u, true
+			} else {
 				m.a.Log.Error("the endpoint did not take the update, and serves the last one", "spiffe_id", m.id, "pod_uid", m.pod.UID, "err", err)
 				m.tell(Event{Kind: Failed, Reason: reasonPublish})
 			}
