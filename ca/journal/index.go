@@ -11,17 +11,21 @@ import (
 type index struct {
 	serials map[string]*Entry // by the serial's bytes
 	ids     map[spiffeid.ID][]*Entry
+	keys    map[[32]byte]*Entry // the newest of each key
 	sweepAt int // how many entries there are when the expired ones are dropped next
 }
 
 func newIndex() index {
-	return index{serials: map[string]*Entry{}, ids: map[spiffeid.ID][]*Entry{}, sweepAt: 1024}
+	return index{serials: map[string]*Entry{}, ids: map[spiffeid.ID][]*Entry{}, keys: map[[32]byte]*Entry{}, sweepAt: 1024}
 }
 
 func (x *index) intent(in Intent) error {
 	key := string(in.Serial.Bytes())
 	if x.serials[key] != nil {
 		return fmt.Errorf("%w: intent %x", ErrDuplicate, in.Serial)
+	}
+	if e := x.keys[in.Key]; e != nil && e.ID != in.ID && !e.expired(in.Time) && e.Issued() {
+		return fmt.Errorf("%w: %s", ErrKeyTaken, e.ID)
 	}
 	if len(x.serials) >= x.sweepAt {
 		x.sweep(in.Time)
@@ -31,6 +35,7 @@ func (x *index) intent(in Intent) error {
 	e := &Entry{Intent: in}
 	x.serials[key] = e
 	x.ids[in.ID] = append(x.ids[in.ID], e)
+	x.keys[in.Key] = e
 	return nil
 }
 
@@ -46,16 +51,21 @@ func (x *index) outcome(out Outcome) error {
 	return nil
 }
 
+// expired counts in whole seconds: notAfter's own is the last.
+func (e *Entry) expired(now time.Time) bool { return e.NotAfter.Before(now.Truncate(time.Second)) }
+
 // sweep drops what has expired.
 func (x *index) sweep(now time.Time) {
-	now = now.Truncate(time.Second)
 	for id, entries := range x.ids {
 		var live []*Entry
 		for _, e := range entries {
-			if e.NotAfter.Before(now) {
-				delete(x.serials, string(e.Serial.Bytes()))
-			} else {
+			if !e.expired(now) {
 				live = append(live, e)
+				continue
+			}
+			delete(x.serials, string(e.Serial.Bytes()))
+			if x.keys[e.Key] == e {
+				delete(x.keys, e.Key)
 			}
 		}
 		if len(live) == 0 {

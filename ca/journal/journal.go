@@ -40,6 +40,9 @@ var (
 	ErrDuplicate = errors.New("journal: written already")
 	// ErrUnknown reports an outcome without an unexpired intent.
 	ErrUnknown = errors.New("journal: no such intent")
+	// ErrKeyTaken reports an intent with a key that is certified for another
+	// identity and has not expired: one key, one identity.
+	ErrKeyTaken = errors.New("journal: the key is another identity's")
 	// ErrClosed reports use after Close.
 	ErrClosed = errors.New("journal: closed")
 )
@@ -255,7 +258,7 @@ func (j *Journal) Lookup(serial *big.Int, now time.Time) (Entry, bool) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	e, ok := j.index.serials[string(serial.Bytes())]
-	if !ok || e.NotAfter.Before(now.Truncate(time.Second)) {
+	if !ok || e.expired(now) {
 		return Entry{}, false
 	}
 	return *e, true
@@ -268,7 +271,7 @@ func (j *Journal) Live(id spiffeid.ID, now time.Time) []Entry {
 	defer j.mu.Unlock()
 	var live []Entry
 	for _, e := range j.index.ids[id] {
-		if !e.NotAfter.Before(now.Truncate(time.Second)) && e.Issued() {
+		if !e.expired(now) && e.Issued() {
 			live = append(live, *e)
 		}
 	}

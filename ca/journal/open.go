@@ -192,7 +192,7 @@ func (x *index) replay(frame []byte, now time.Time) error {
 	}
 	for _, r := range records {
 		switch {
-		case r.Intent != nil && r.Intent.NotAfter.Before(now.Truncate(time.Second)):
+		case r.Intent != nil && (&Entry{Intent: *r.Intent}).expired(now):
 			// Expired: it can still be read, by Records.
 		case r.Intent != nil:
 			err = x.intent(*r.Intent)

@@ -60,7 +60,7 @@ func CheckAuthority(tbs []byte, w WantAuthority) error {
 		return broken(RuleKeyUsage, "key usage %#x", cert.KeyUsage)
 	case !slices.Equal(cert.ExtKeyUsage, usages) || len(cert.UnknownExtKeyUsage) != 0:
 		return broken(RuleExtUsage, "extended key usage %v %v", cert.ExtKeyUsage, cert.UnknownExtKeyUsage)
-	case len(cert.SubjectKeyId) == 0 || w.Root != nil && !bytes.Equal(cert.AuthorityKeyId, w.Root.SubjectKeyId):
+	case len(cert.SubjectKeyId) == 0 || !bytes.Equal(cert.AuthorityKeyId, signer.SubjectKeyId):
 		return broken(RuleAuthorityKey, "key identifiers %x by %x", cert.SubjectKeyId, cert.AuthorityKeyId)
 	case len(cert.UnhandledCriticalExtensions) != 0:
 		return broken(RuleExtensions, "critical extensions %v", cert.UnhandledCriticalExtensions)

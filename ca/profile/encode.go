@@ -18,6 +18,9 @@ var ErrEncoding = errors.New("profile: not a certificate")
 // template that parent will sign, without a signature: crypto/x509 does the
 // encoding and is stopped where it would sign. A template that is its own parent makes a root.
 func Encode(template, parent *x509.Certificate) ([]byte, error) {
+	if template.SerialNumber == nil {
+		return nil, fmt.Errorf("%w: without a serial", ErrEncoding)
+	}
 	c := &capture{public: parent.PublicKey}
 	if _, err := x509.CreateCertificate(nil, template, parent, template.PublicKey, c); !errors.Is(err, errCaptured) {
 		return nil, fmt.Errorf("%w: %w", ErrEncoding, err)

@@ -235,6 +235,7 @@ func (p Profile) Root(o CAOrder) (*x509.Certificate, error) {
 		return nil, err
 	}
 	root.MaxPathLen = 1
+	root.AuthorityKeyId = root.SubjectKeyId // may be left out (RFC 5280 section 4.2.1.1); some look for it
 	return root, nil
 }
 
