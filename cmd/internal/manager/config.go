@@ -3,6 +3,7 @@
 package manager
 
 import (
+	"github.com/istio-auth/istio-auth/cmd/internal/caclient"
 	"github.com/istio-auth/istio-auth/cmd/internal/daemon"
 )
 
@@ -13,25 +14,13 @@ type Config struct {
 	// Listen is where agents connect.
 	Listen string `json:"listen"`
 	// CA is where we get our own certificate.
-	CA CA `json:"ca"`
+	CA caclient.Config `json:"ca"`
 	// Source says where policies and workloads come from. Exactly one is set.
 	Source Source `json:"source"`
 	// RootNamespace holds the policies of the whole mesh.
 	RootNamespace string `json:"rootNamespace"`
 	// Health serves /healthz, /readyz and /metrics. Empty: not at all.
 	Health string `json:"health"`
-}
-
-// CA is the authority as a client sees it. The manager's and the agents'
-// configuration share its form.
-type CA struct {
-	// Address is host:port.
-	Address string `json:"address"`
-	// Bundle is a PEM file with the roots of first trust: the mounted bundle
-	// ConfigMap. An empty or missing file is waited for.
-	Bundle string `json:"bundle"`
-	// Token is the file of our own service account token.
-	Token string `json:"token"`
 }
 
 // Source of policies and workloads.
@@ -63,9 +52,7 @@ func (c *Config) Validate() error {
 	if c.RootNamespace == "" {
 		p.Addf("rootNamespace", "is required")
 	}
-	p.Address("ca.address", c.CA.Address, true)
-	p.Path("ca.bundle", c.CA.Bundle, true)
-	p.Path("ca.token", c.CA.Token, true)
+	c.CA.Validate(&p)
 	p.OneOf("source", map[string]bool{"kubernetes": c.Source.Kubernetes != nil, "files": c.Source.Files != nil})
 	if k := c.Source.Kubernetes; k != nil {
 		p.Path("source.kubernetes.kubeconfig", k.Kubeconfig, false)

@@ -3,6 +3,7 @@
 package nodeagent
 
 import (
+	"github.com/istio-auth/istio-auth/cmd/internal/caclient"
 	"github.com/istio-auth/istio-auth/cmd/internal/daemon"
 )
 
@@ -11,7 +12,7 @@ type Config struct {
 	// TrustDomain is that of the mesh.
 	TrustDomain string `json:"trustDomain"`
 	// CA is where certificates come from.
-	CA CA `json:"ca"`
+	CA caclient.Config `json:"ca"`
 	// Manager is where policies come from.
 	Manager Manager `json:"manager"`
 	// RunDir holds the workloads' sockets, and the list of workloads that a
@@ -21,18 +22,6 @@ type Config struct {
 	Workloads Workloads `json:"workloads"`
 	// Health serves /healthz, /readyz and /metrics. Empty: not at all.
 	Health string `json:"health"`
-}
-
-// CA is the authority as the agent sees it.
-type CA struct {
-	// Address is host:port.
-	Address string `json:"address"`
-	// Bundle is a PEM file with the roots of first trust: the mounted bundle
-	// ConfigMap. An empty or missing file is waited for.
-	Bundle string `json:"bundle"`
-	// Token is a file with the evidence of the agent: its node-bound service
-	// account token, or on a host a join token. It is read at each attempt.
-	Token string `json:"token"`
 }
 
 // Manager is the policy manager as the agent sees it. It must show
@@ -69,9 +58,7 @@ func Defaults() Config { return Config{RunDir: "/run/istio-auth"} }
 func (c *Config) Validate() error {
 	var p daemon.Problems
 	p.TrustDomain("trustDomain", c.TrustDomain)
-	p.Address("ca.address", c.CA.Address, true)
-	p.Path("ca.bundle", c.CA.Bundle, true)
-	p.Path("ca.token", c.CA.Token, true)
+	c.CA.Validate(&p)
 	p.Address("manager.address", c.Manager.Address, true)
 	p.Path("runDir", c.RunDir, true)
 	p.Address("health", c.Health, false)

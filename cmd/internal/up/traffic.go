@@ -100,11 +100,10 @@ func (t *traffic) once(ctx context.Context, path string) {
 	switch {
 	case err == nil && code == http.StatusOK:
 		t.counts.allowed.Add(1)
-		t.show(path, kindAllowed, "GET %s: 200", path)
+		t.last[path] = kindAllowed
 	case err == nil && code == http.StatusForbidden:
 		t.counts.denied.Add(1)
-		// The server's access log tells who decided: see run's access callback.
-		t.last[path] = kindDenied
+		t.last[path] = kindDenied // the server's access log tells who decided: see run.verdicts
 	case err != nil:
 		t.counts.failed.Add(1)
 		t.show(path, kindFailed, "GET %s: %v", path, err)

@@ -1,0 +1,162 @@
+package nodeagent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/keepalive"
+
+	"github.com/istio-auth/istio-auth/attest"
+	"github.com/istio-auth/istio-auth/nodeagent"
+	"github.com/istio-auth/istio-auth/nodeagent/workloadapi"
+	"github.com/istio-auth/istio-auth/sds"
+	"github.com/istio-auth/istio-auth/sds/secret"
+)
+
+// SocketName is the agent's socket in each workload's directory.
+const SocketName = "agent.sock"
+
+// sockets makes a Unix socket for each workload, on which its Envoy finds
+// secrets and filters, and its application the SPIFFE Workload API. What a
+// socket serves is fixed when it is made: there is no name by which one
+// workload could ask for another's.
+type sockets struct {
+	log *slog.Logger
+	// dir is where a workload's socket lives; it is made where it is missing.
+	dir func(attest.Pod) string
+	// filters are the workload's policies; they answer for as long as the pod
+	// is tracked.
+	filters policies
+	// admit, where set, judges each process that connects.
+	admit func(*net.UnixConn, attest.Pod) (release func() error, err error)
+}
+
+// policies hands out the source of each workload's filter.
+type policies interface {
+	Source(podUID string) sds.Source
+	Track(pod attest.Pod)
+	Forget(podUID string)
+}
+
+var _ nodeagent.Endpoints = (*sockets)(nil)
+
+// Open is [nodeagent.Endpoints]. A socket that a dead agent left is replaced.
+func (s *sockets) Open(ctx context.Context, pod attest.Pod) (nodeagent.Endpoint, error) {
+	dir := s.dir(pod)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, fmt.Errorf("making the workload's directory: %w", err)
+	}
+	path := filepath.Join(dir, SocketName)
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("removing an old socket: %w", err)
+	}
+	listener, err := new(net.ListenConfig).Listen(ctx, "unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("listening for the workload: %w", err)
+	}
+	// The directory is the workload's alone: any user in it may connect.
+	if err := os.Chmod(path, 0o666); err != nil {
+		listener.Close()
+		return nil, fmt.Errorf("opening the socket to the workload: %w", err)
+	}
+	e := &endpoint{secrets: &secret.Source{}, api: &workloadapi.Server{Log: s.log}, done: make(chan error, 1)}
+	s.filters.Track(pod)
+	e.forget = func() { s.filters.Forget(pod.UID) }
+	sources := []sds.Source{e.secrets, s.filters.Source(pod.UID)}
+	options := []grpc.ServerOption{
+		grpc.MaxConcurrentStreams(64), grpc.MaxRecvMsgSize(256 << 10), grpc.MaxHeaderListSize(16 << 10),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
+	}
+	if s.admit != nil {
+		options = append(options, grpc.Creds(peers{admit: func(c *net.UnixConn) (func() error, error) { return s.admit(c, pod) }, log: s.log}))
+	}
+	e.server = grpc.NewServer(options...)
+	(&sds.Server{Sources: func(context.Context) ([]sds.Source, error) { return sources, nil }, Log: s.log}).Register(e.server)
+	e.api.Register(e.server)
+	go func() { e.done <- e.server.Serve(listener) }()
+	return e, nil
+}
+
+// An endpoint serves one workload.
+type endpoint struct {
+	secrets *secret.Source
+	api     *workloadapi.Server
+	server  *grpc.Server
+	forget  func()
+	done    chan error
+}
+
+// Publish is [nodeagent.Endpoint]. Envoy is told first: it refuses more.
+func (e *endpoint) Publish(u nodeagent.Update) error {
+	if err := e.secrets.Set(secret.Material{SVID: u.SVID, Bundle: u.Bundle}); err != nil {
+		return err
+	}
+	return e.api.Publish(u)
+}
+
+// Close is [nodeagent.Endpoint]. The listener takes its socket file along.
+func (e *endpoint) Close() error {
+	e.server.Stop()
+	e.forget()
+	return <-e.done
+}
+
+// peers are the transport credentials of a socket that looks at who connects.
+type peers struct {
+	admit func(*net.UnixConn) (release func() error, err error)
+	log   *slog.Logger
+}
+
+// peerInfo says that admission was passed; it carries nothing.
+type peerInfo struct{ credentials.CommonAuthInfo }
+
+// AuthType names the transport.
+func (peerInfo) AuthType() string { return "unix-peer" }
+
+// ServerHandshake admits the process, or closes the connection.
+func (p peers) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	conn, ok := raw.(*net.UnixConn)
+	if !ok {
+		return nil, nil, errors.New("not a Unix socket")
+	}
+	release, err := p.admit(conn)
+	if err != nil {
+		p.log.Warn("refused a process", "reason", attest.Reason(err), "err", err)
+		return nil, nil, err
+	}
+	return &heldConn{Conn: conn, release: release}, peerInfo{credentials.CommonAuthInfo{SecurityLevel: credentials.NoSecurity}}, nil
+}
+
+// heldConn keeps the peer's pidfd for as long as the connection lives.
+type heldConn struct {
+	net.Conn
+	release func() error
+}
+
+// Close closes the connection and lets the peer go.
+func (c *heldConn) Close() error { return errors.Join(c.Conn.Close(), c.release()) }
+
+// ClientHandshake is not for servers.
+func (peers) ClientHandshake(context.Context, string, net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	return nil, nil, errors.New("a server's credentials")
+}
+
+// Info says what the credentials are.
+func (peers) Info() credentials.ProtocolInfo {
+	return credentials.ProtocolInfo{SecurityProtocol: "unix-peer"}
+}
+
+// Clone returns an equal value.
+func (p peers) Clone() credentials.TransportCredentials { return p }
+
+// OverrideServerName does nothing: nothing here has a server's name.
+func (peers) OverrideServerName(string) error { return nil }
