@@ -13,9 +13,10 @@ import (
 const maxAnswer = 4 << 20
 
 // ClientConfig returns a copy of c that suits a [Reviewer]: an answer is read up
-// to 4 MiB, nothing is tried again and nothing waits in line in here. Who asked
-// us decides whether to ask again; a request that sleeps in the client would
-// hold its place in the queue and then miss its deadline.
+// to 4 MiB, no redirect is followed (it would take the token along), nothing is
+// tried again and nothing waits in line in here. Who asked us decides whether to
+// ask again; a request that sleeps in the client would hold its place in the
+// queue and then miss its deadline.
 func ClientConfig(c *rest.Config) *rest.Config {
 	c = rest.CopyConfig(c)
 	c.QPS = -1
@@ -23,13 +24,18 @@ func ClientConfig(c *rest.Config) *rest.Config {
 	return c
 }
 
-// limited bounds bodies, and drops the header that makes client-go retry.
+// limited bounds bodies, fails on redirects, and drops the header that makes
+// client-go retry.
 type limited struct{ next http.RoundTripper }
 
 func (l limited) RoundTrip(req *http.Request) (*http.Response, error) {
 	resp, err := l.next.RoundTrip(req)
 	if err != nil {
 		return nil, err
+	}
+	if resp.StatusCode/100 == 3 {
+		resp.Body.Close()
+		return nil, fmt.Errorf("the API server redirects (%s)", resp.Status)
 	}
 	resp.Header.Del("Retry-After")
 	resp.Body = &limitedBody{ReadCloser: resp.Body, left: maxAnswer}

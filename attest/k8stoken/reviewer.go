@@ -132,7 +132,7 @@ func (r *Reviewer) review(ctx context.Context, token attest.Token, audiences []s
 	answer, err := r.Client.AuthenticationV1().TokenReviews().Create(ctx,
 		&authv1.TokenReview{Spec: authv1.TokenReviewSpec{Token: secret, Audiences: audiences}}, metav1.CreateOptions{})
 	switch {
-	case apierrors.IsBadRequest(err) || apierrors.IsInvalid(err):
+	case said(err, metav1.StatusReasonBadRequest), said(err, metav1.StatusReasonInvalid):
 		return attest.Identity{}, &attest.Refusal{Reason: "token-not-reviewable", Err: err}
 	case err != nil:
 		return attest.Identity{}, unavailable("reviewing a token", err)
@@ -159,7 +159,7 @@ func (r *Reviewer) alive(ctx context.Context, meant attest.Pod, node attest.Node
 func (r *Reviewer) podIs(ctx context.Context, meant attest.Pod, node attest.Node) (*corev1.Pod, attest.Pod, error) {
 	pod, err := r.Client.CoreV1().Pods(meant.Namespace).Get(ctx, meant.Name, metav1.GetOptions{})
 	switch {
-	case apierrors.IsNotFound(err):
+	case said(err, metav1.StatusReasonNotFound):
 		return nil, attest.Pod{}, attest.Refuse("pod-not-found", "%s/%s", meant.Namespace, meant.Name)
 	case err != nil:
 		return nil, attest.Pod{}, unavailable("getting pod "+meant.Namespace+"/"+meant.Name, err)
@@ -171,12 +171,18 @@ func (r *Reviewer) podIs(ctx context.Context, meant attest.Pod, node attest.Node
 func (r *Reviewer) nodeIs(ctx context.Context, meant attest.Node) error {
 	node, err := r.Client.CoreV1().Nodes().Get(ctx, meant.Name, metav1.GetOptions{})
 	switch {
-	case apierrors.IsNotFound(err):
+	case said(err, metav1.StatusReasonNotFound):
 		return attest.Refuse("node-not-found", "%s", meant.Name)
 	case err != nil:
 		return unavailable("getting node "+meant.Name, err)
 	}
 	return sameNode(node, meant)
+}
+
+// said tells whether the API server itself gave this reason. What a proxy in
+// between says with the same number is no answer about a pod.
+func said(err error, reason metav1.StatusReason) bool {
+	return apierrors.ReasonForError(err) == reason && !apierrors.HasStatusCause(err, metav1.CauseTypeUnexpectedServerResponse)
 }
 
 // unavailable marks an error of the API server, or of the way to it, or of our
