@@ -214,6 +214,28 @@ func TestFaultyCA(t *testing.T) {
 	}
 }
 
+// Where the CA does not take the held SVID as proof, the pod's token is asked with
+// next; without a token there is nothing else to ask with.
+func TestRefusedRenewalAsksWithTheToken(t *testing.T) {
+	for _, w := range []nodeagent.Workload{workload(1), {Pod: pod(1)}} {
+		synctest.Test(t, func(t *testing.T) {
+			n := newNode(t)
+			e := n.add(t, w)
+			n.ca.set(func(_ context.Context, r nodeagent.Request) ([]*x509.Certificate, error) {
+				if r.Current != nil {
+					return nil, attest.Refuse("unknown-issuer", "")
+				}
+				return n.ca.ca.IssueKey(t, r.Key.Public(), cartID, life), nil
+			})
+			time.Sleep(3 * time.Hour)
+			synctest.Wait()
+			if got, want := len(e.served()) > 1, !w.Token.IsZero(); got != want {
+				t.Errorf("renewed %v, want %v", got, want)
+			}
+		})
+	}
+}
+
 // Past its end a certificate is withdrawn, once and on the second; the bundle
 // stays, and the next certificate is served when there is one.
 func TestWithdrawnAtItsEnd(t *testing.T) {

@@ -44,6 +44,7 @@ type member struct {
 
 	// The renewing goroutine's alone:
 	issued      bool   // there was a first certificate
+	anew        bool   // the last renewal was refused: ask as for a first certificate
 	saidFailing string // what the log last heard of this workload
 }
 
@@ -164,12 +165,19 @@ func (m *member) Issue(ctx context.Context) (time.Time, error) {
 	if err != nil {
 		return time.Time{}, fmt.Errorf("making a key: %w", err)
 	}
+	stale := m.stale()
 	m.mu.Lock()
 	request := Request{Pod: m.pod, Token: m.token, Current: m.svid, Key: key}
 	m.mu.Unlock()
+	// An SVID that the CA will not take as proof, or whose root is dropped, must not
+	// stand in the way of a token that it will take.
+	if !request.Token.IsZero() && (m.anew || stale) {
+		request.Current = nil
+	}
 	chain, err := m.a.Issuer.Issue(ctx, request)
 	if err != nil {
 		if errors.Is(err, attest.ErrRefused) {
+			m.anew = request.Current != nil
 			return time.Time{}, fmt.Errorf("%w: %w", renew.ErrRefused, err)
 		}
 		return time.Time{}, err
@@ -181,6 +189,7 @@ func (m *member) Issue(ctx context.Context) (time.Time, error) {
 	if err := verify(chain, key.Public(), m.id, bundle, time.Now()); err != nil {
 		return time.Time{}, &badAnswer{err}
 	}
+	m.anew = false
 	m.hold(&x509svid.SVID{ID: m.id, Certificates: chain, PrivateKey: crypto.Signer(key)})
 	return chain[0].NotAfter, nil
 }
