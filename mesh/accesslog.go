@@ -1,6 +1,8 @@
 package mesh
 
 import (
+	"strings"
+
 	accesslogv3 "github.com/envoyproxy/go-control-plane/envoy/config/accesslog/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	filev3 "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/file/v3"
@@ -13,14 +15,16 @@ import (
 // side proved: the client's inbound, the server's outbound. "details" names the
 // policy and the rule that denied, as "rbac_access_denied_matched_policy[...]".
 // Queries are not logged, for they hold secrets.
-func (b *builder) requestLog(direction string) []*accesslogv3.AccessLog {
-	side := "DOWNSTREAM"
-	if direction != "inbound" {
-		side = "UPSTREAM"
+// "upstream" is the name of the [Upstream], "app" inbound.
+func (b *builder) requestLog(listener string) []*accesslogv3.AccessLog {
+	direction, side, upstream := "inbound", "DOWNSTREAM", appCluster
+	if name, ok := strings.CutPrefix(listener, "outbound-"); ok {
+		direction, side, upstream = "outbound", "UPSTREAM", name
 	}
 	return []*accesslogv3.AccessLog{b.logger(map[string]string{
 		"time":       "%START_TIME%",
 		"direction":  direction,
+		"upstream":   upstream,
 		"peer":       "%" + side + "_PEER_URI_SAN%",
 		"tls":        "%" + side + "_TLS_VERSION%",
 		"method":     "%REQ(:METHOD)%",

@@ -22,7 +22,9 @@ const (
 	probeCluster = "probe"
 )
 
-func outboundCluster(u Upstream) string { return "outbound." + u.Name }
+// outboundCluster names the listener and the cluster of an upstream. It holds no
+// dot, for Envoy cuts the names of its statistics at dots.
+func outboundCluster(u Upstream) string { return "outbound-" + u.Name }
 
 // agentCluster is the agent's socket.
 func (b *builder) agentCluster() *clusterv3.Cluster {

@@ -32,8 +32,8 @@ func (b *builder) inbound() *listenerv3.Listener {
 // outbound takes the application's plaintext on loopback.
 func (b *builder) outbound(u Upstream) *listenerv3.Listener {
 	return b.listener(door{
-		name:    "outbound." + u.Name,
-		stats:   "outbound." + u.Name,
+		name:    outboundCluster(u),
+		stats:   outboundCluster(u),
 		address: tcp(u.Listen),
 		log:     true,
 		routes:  everythingTo(outboundCluster(u)),
