@@ -13,10 +13,11 @@ import (
 const maxAnswer = 4 << 20
 
 // ClientConfig returns a copy of c that suits a [Reviewer]: an answer is read up
-// to 4 MiB, no redirect is followed (it would take the token along), nothing is
-// tried again and nothing waits in line in here. Who asked us decides whether to
-// ask again; a request that sleeps in the client would hold its place in the
-// queue and then miss its deadline.
+// to 4 MiB, no redirect is followed (it would take the token along), nothing
+// waits in line in here, and nothing is tried again because the API server said
+// so. Who asked us decides whether to ask again; a request that sleeps in the
+// client would hold its place in the queue and then miss its deadline. What
+// client-go does of its own is one more GET where a connection broke.
 func ClientConfig(c *rest.Config) *rest.Config {
 	c = rest.CopyConfig(c)
 	c.QPS = -1

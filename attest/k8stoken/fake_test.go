@@ -196,14 +196,18 @@ func agentOf(t testing.TB, node attest.Node) attest.Identity {
 }
 
 // inProcess is a transport without a network, for tests in a bubble: it serves
-// from the fake, and never answers on one path.
+// from the fake; on one path it fails, or without an error never answers.
 type inProcess struct {
 	api    *apiserver
 	silent string
+	err    error
 }
 
 func (i inProcess) RoundTrip(req *http.Request) (*http.Response, error) {
 	if strings.HasSuffix(req.URL.Path, i.silent) {
+		if i.err != nil {
+			return nil, i.err
+		}
 		<-req.Context().Done()
 		return nil, req.Context().Err()
 	}

@@ -2,6 +2,7 @@ package k8stoken
 
 import (
 	"fmt"
+	"io"
 	"net/http"
 	"slices"
 	"strings"
@@ -346,7 +347,6 @@ func TestUnavailable(t *testing.T) {
 			"500": func(w http.ResponseWriter) { writeStatus(w, 500, metav1.StatusReasonInternalError) }, "503": func(w http.ResponseWriter) { w.WriteHeader(503) },
 			"404 of a proxy": func(w http.ResponseWriter) { w.WriteHeader(404) }, "redirect": func(w http.ResponseWriter) { w.Header().Set("Location", "/x"); w.WriteHeader(302) },
 			"HTML": func(w http.ResponseWriter) { fmt.Fprint(w, "<html>") }, "too much": func(w http.ResponseWriter) { fmt.Fprint(w, strings.Repeat(" ", maxAnswer+1)) },
-			"nobody": func(http.ResponseWriter) { panic(http.ErrAbortHandler) },
 		} {
 			api := cluster()
 			api.answer = func(w http.ResponseWriter, req *http.Request) bool {
@@ -369,12 +369,19 @@ func TestDeadline(t *testing.T) {
 	for _, path := range []string{"/tokenreviews", "/pods/web-0", "/nodes/node-1"} {
 		synctest.Test(t, func(t *testing.T) {
 			api := cluster()
-			r := newReviewer(t, &rest.Config{Host: "http://fake", Transport: inProcess{api, path}})
+			r := newReviewer(t, &rest.Config{Host: "http://fake", Transport: inProcess{api, path, nil}})
 			start := time.Now()
 			got, err := r.AttestWorkload(t.Context(), agentOf(t, node1), web, attest.NewToken("workload:web-0"))
 			judge(t, path, got, err, unavailableWant)
 			if took := time.Since(start); took != 2*time.Second {
 				t.Errorf("%s: gave up after %s, want 2s", path, took)
+			}
+			broken := newReviewer(t, &rest.Config{Host: "http://fake", Transport: inProcess{api, path, io.ErrUnexpectedEOF}})
+			start = time.Now()
+			got, err = broken.AttestWorkload(t.Context(), agentOf(t, node1), web, attest.NewToken("workload:web-0"))
+			judge(t, path+" broken", got, err, unavailableWant)
+			if took := time.Since(start); took > 2*time.Second {
+				t.Errorf("%s broken: gave up after %s, want 2s at most", path, took)
 			}
 		})
 	}
