@@ -76,6 +76,9 @@ func (c *Client) runSession(ctx context.Context, t term) error {
 	if err != nil {
 		return fmt.Errorf("opening the stream of bundles: %w", err)
 	}
+	if _, err := bindingOf(bundles); err != nil {
+		return fmt.Errorf("opening the stream of bundles: %w", err)
+	}
 	if s.agent {
 		stream, err := wire.Issue(ctx)
 		if err != nil {
