@@ -9,7 +9,10 @@
 // read is that process's. Without a pidfd it refuses; there is no weaker way.
 //
 // The kernel tells who called connect, and not who holds the socket now: a
-// process may hand it on. Whoever gets it speaks for the one that connected.
+// process may hand it on. Whoever gets it speaks for the one that connected. And
+// processes of one user are not walled off from each other: one can trace
+// another, or start it with a library of its own. The user is the boundary; the
+// executable tells honest workloads of one user apart.
 package workload
 
 import (
@@ -33,7 +36,7 @@ const maxPath = 4096
 type Process struct {
 	PID        int32
 	UserID     uint32 // effective, when it connected, in our user namespace
-	Executable string // path of its file, absolute, in its own mount namespace
+	Executable string // absolute path of its file, the same file in our mount namespace
 	pidfd      *os.File
 }
 
@@ -82,6 +85,10 @@ func peer(fd int) (Process, error) {
 
 // executable reads /proc/<pid>/exe while the pidfd proves, before and after,
 // that the id was the same process's all the time.
+//
+// The path is one in the process's mount namespace, and who may make such a
+// namespace may put any file at any path of it. So the file that runs must be
+// the one at that path for us too.
 func (p Process) executable() (string, error) {
 	if err := p.Alive(); err != nil {
 		return "", err
@@ -89,17 +96,22 @@ func (p Process) executable() (string, error) {
 	if err := p.sameID(); err != nil {
 		return "", err
 	}
-	path, err := os.Readlink("/proc/" + strconv.Itoa(int(p.PID)) + "/exe")
-	if err != nil {
-		return "", &attest.Refusal{Reason: "peer-executable", Err: err}
-	}
+	link := "/proc/" + strconv.Itoa(int(p.PID)) + "/exe"
+	path, err := os.Readlink(link)
+	runs, statErr := os.Stat(link) // follows the link to the file itself, wherever it lies
 	if err := p.Alive(); err != nil {
 		return "", err
+	}
+	if err := errors.Join(err, statErr); err != nil {
+		return "", &attest.Refusal{Reason: "peer-executable", Err: err}
 	}
 	// The kernel marks a file that was unlinked or replaced. What runs is then not
 	// what lies at the path, and a file may also be named so: refuse both.
 	if len(path) >= maxPath || !strings.HasPrefix(path, "/") || strings.HasSuffix(path, " (deleted)") {
 		return "", attest.Refuse("peer-executable", "%.200q is no file that is there", path)
+	}
+	if here, err := os.Lstat(path); err != nil || !os.SameFile(here, runs) {
+		return "", attest.Refuse("peer-executable", "%.200q is another file for us: %v", path, err)
 	}
 	return path, nil
 }
