@@ -59,9 +59,9 @@ func (u *userID) UnmarshalYAML(n *yaml.Node) error {
 
 // Parse reads a registry. The whole file is good, or it is refused with an
 // [*attest.Refusal]: an unknown or repeated key, a second document, an alias, a
-// name that Kubernetes would not allow, two entries of one name, two entries
-// for one process. An empty list is a registry without workloads; an empty file
-// is refused, since a file that was cut short looks like one.
+// null, a name that Kubernetes would not allow, two entries of one name, two
+// entries for one process. An empty list is a registry without workloads; an
+// empty file is refused, since a file that was cut short looks like one.
 func Parse(data []byte) (*Registry, error) {
 	if len(data) > MaxSize {
 		return nil, attest.Refuse("registry-too-large", "%d bytes, at most %d", len(data), MaxSize)
@@ -116,6 +116,10 @@ func walk(n *yaml.Node, depth int) error {
 	}
 	if n.Kind == yaml.AliasNode || n.Anchor != "" || n.ShortTag() == "!!merge" {
 		return attest.Refuse("registry-alias", "line %d: anchors, aliases and merges are not read", n.Line)
+	}
+	if n.ShortTag() == "!!null" && n.Kind == yaml.ScalarNode {
+		// Decoders drop it: a list loses an entry, a label its value.
+		return attest.Refuse("registry-null", "line %d: nothing where a value is due", n.Line)
 	}
 	if n.Style&yaml.TaggedStyle != 0 {
 		return attest.Refuse("registry-yaml", "line %d: tag %.40q", n.Line, n.Tag)
