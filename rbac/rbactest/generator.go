@@ -111,6 +111,9 @@ func (g *Generator) rule() rbac.Rule {
 // few is mostly one.
 func (g *Generator) few() int { return []int{0, 1, 1, 1, 2}[g.r.IntN(5)] }
 
+// IntN is a number below n, for what a test picks itself.
+func (g *Generator) IntN(n int) int { return g.r.IntN(n) }
+
 func (g *Generator) chance(percent int) bool { return g.r.IntN(100) < percent }
 
 // source has at least one value: none is not to be written.
@@ -123,7 +126,7 @@ func (g *Generator) source() rbac.Source {
 			s.Principals, s.NotPrincipals = g.list(50, g.principal, rbac.ParsePrincipal), g.list(30, g.principal, rbac.ParsePrincipal)
 			s.Namespaces, s.NotNamespaces = g.list(50, g.namespace, rbac.ParseNamespace), g.list(30, g.namespace, rbac.ParseNamespace)
 		}
-		if n := len(s.Principals) + len(s.NotPrincipals) + len(s.Namespaces) + len(s.NotNamespaces); n+len(s.ServiceAccounts)+len(s.NotServiceAccounts) > 0 {
+		if !isEmpty(s) {
 			return s
 		}
 	}
@@ -137,7 +140,7 @@ func (g *Generator) operation() rbac.Operation {
 			Paths:      g.list(60, g.path, rbac.ParsePath),
 			NotPaths:   g.list(40, g.path, rbac.ParsePath),
 		}
-		if len(o.Methods)+len(o.NotMethods)+len(o.Paths)+len(o.NotPaths) > 0 {
+		if !isEmpty(o) {
 			return o
 		}
 	}

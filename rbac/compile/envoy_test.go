@@ -1,0 +1,311 @@
+package compile_test
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/istio-auth/istio-auth/rbac"
+	"github.com/istio-auth/istio-auth/rbac/compile"
+	"github.com/istio-auth/istio-auth/rbac/eval"
+	"github.com/istio-auth/istio-auth/rbac/rbactest"
+)
+
+// TestEnvoyAgrees: rbac/eval and a real Envoy, which runs what compile made,
+// decide alike on 20,000 random cases, and by the same rule. A mismatch is
+// shrunk before it is printed.
+func TestEnvoyAgrees(t *testing.T) {
+	const sets, calls = 1000, 20
+	ca := newAuthority(t)
+	g := rbactest.New(1)
+	peers := rbactest.Peers(16)
+	cases := make([][]rbactest.Case, len(peers)) // by peer, since each has a connection
+	compiled := make([]rbac.Set, sets)
+	for i := range compiled {
+		policies := g.Policies()
+		compiled[i] = rbac.Select(policies, rbactest.Target())
+		for range calls {
+			p := g.IntN(len(peers))
+			cases[p] = append(cases[p], rbactest.Case{Set: i, Policies: policies, Peer: peers[p], Call: g.Call(policies)})
+		}
+	}
+	w := start(t, ca, compiled)
+	var tally tally
+	mismatches := make(chan mismatch, len(peers))
+	var wait sync.WaitGroup
+	for i, peer := range peers {
+		c := w.client(t, peer.String())
+		wait.Go(func() {
+			for _, a := range cases[i] {
+				if m := judge(c, a, &tally); m.is() {
+					mismatches <- m // the first of this peer
+					return
+				}
+			}
+		})
+	}
+	wait.Wait()
+	close(mismatches)
+	for m := range mismatches {
+		small := shrink(t, ca, m.input)
+		t.Errorf("eval and Envoy disagree: %v\nshrunk from %d policies to\n%v\n%v", m, len(m.input.Policies), small.input, small)
+	}
+	t.Logf("%d cases: %d allowed, %d denied, %d with no canonical path", sets*calls, tally.allowed.Load(), tally.denied.Load(), tally.refused.Load())
+	if t.Failed() {
+		return
+	}
+	if got, want := tally.allowed.Load()+tally.denied.Load()+tally.refused.Load(), int64(sets*calls); got != want {
+		t.Errorf("decided %d cases, want %d", got, want)
+	}
+	// A run that decides all alike shows nothing.
+	for name, n := range map[string]int64{"allowed": tally.allowed.Load(), "denied": tally.denied.Load(), "by a DENY rule": tally.byDeny.Load(), "by an ALLOW rule": tally.byAllow.Load()} {
+		if n < sets*calls/20 {
+			t.Errorf("only %d of %d cases were %s", n, sets*calls, name)
+		}
+	}
+}
+
+type tally struct{ allowed, denied, refused, byDeny, byAllow atomic.Int64 }
+
+// A mismatch is a case that was decided twice, differently.
+type mismatch struct {
+	input     rbactest.Case
+	got, want string
+}
+
+func (m mismatch) is() bool       { return m.got != m.want }
+func (m mismatch) String() string { return fmt.Sprintf("envoy: %s; eval: %s", m.got, m.want) }
+
+// judge sends a case to Envoy and compares code, line and path with what eval
+// says.
+func judge(c *client, a rbactest.Case, n *tally) mismatch {
+	m := mismatch{input: a}
+	got, err := c.do(fmt.Sprintf("c%d", a.Set), a.Call)
+	if err != nil {
+		m.got = err.Error()
+		return m
+	}
+	req, err := a.Call.Request(rbac.Peer{ID: a.Peer})
+	if err != nil {
+		n.refused.Add(1)
+		m.want = "400"
+		if m.got = fmt.Sprint(got.code); strings.HasPrefix(got.details, "rbac") {
+			m.got += " by the filter"
+		}
+		return m
+	}
+	v := eval.Decide(rbac.Select(a.Policies, rbactest.Target()), req)
+	m.want = expect(v) + " of " + req.Path
+	m.got = fmt.Sprintf("%d %s of %s", got.code, got.details, got.path)
+	if got.code == 200 {
+		m.got = fmt.Sprintf("%d allowed[%s] of %s", got.code, got.line, got.path)
+	}
+	if v.Allowed {
+		n.allowed.Add(1)
+	} else {
+		n.denied.Add(1)
+	}
+	switch v.Reason {
+	case eval.DenyRule:
+		n.byDeny.Add(1)
+	case eval.AllowRule:
+		n.byAllow.Add(1)
+	}
+	return m
+}
+
+// expect is how Envoy tells a verdict: in the details of its refusal, or in the
+// filter's dynamic metadata.
+func expect(v eval.Verdict) string {
+	line := v.Rule
+	if line == "" {
+		line = string(v.Reason)
+	}
+	if v.Allowed {
+		return fmt.Sprintf("200 allowed[%s]", line)
+	}
+	return fmt.Sprintf("403 rbac_access_denied_matched_policy[%s]", line)
+}
+
+// shrink makes the smallest case that is still decided differently. Each round
+// asks one Envoy about all cases that are a step smaller.
+func shrink(t *testing.T, ca *authority, first rbactest.Case) mismatch {
+	smallest := mismatch{input: first}
+	rbactest.Shrink(first, func(smaller []rbactest.Case) int {
+		sets := make([]rbac.Set, len(smaller))
+		for i := range smaller {
+			smaller[i].Set = i
+			sets[i] = rbac.Select(smaller[i].Policies, rbactest.Target())
+		}
+		w := start(t, ca, sets)
+		c := w.client(t, first.Peer.String())
+		for i, a := range smaller {
+			if m := judge(c, a, new(tally)); m.is() {
+				smallest = m
+				return i
+			}
+		}
+		return -1
+	})
+	return smallest
+}
+
+// TestEnvoyRefusesStrangers: the guards hold in a real Envoy, also where no
+// policy applies and where one allows everybody.
+func TestEnvoyRefusesStrangers(t *testing.T) {
+	everybody := []rbac.Policy{{Namespace: rbactest.Namespace, Name: "all", Action: rbac.Allow, Rules: []rbac.Rule{{}}}}
+	sets := []rbac.Set{rbac.Select(nil, rbactest.Target()), rbac.Select(everybody, rbactest.Target())}
+	ca := newAuthority(t)
+	w := start(t, ca, sets)
+	get := rbactest.Call{Method: "GET", Target: "/"}
+	refused := "rbac_access_denied_matched_policy[no-identity]"
+	check := func(t *testing.T, c *client, code int, details string) {
+		t.Helper()
+		for i := range sets {
+			got, err := c.do(fmt.Sprintf("c%d", i), get)
+			if err != nil || got.code != code || got.details != details {
+				t.Errorf("set %d: got %+v, %v, want %d %s", i, got, err, code, details)
+			}
+		}
+	}
+	good := "spiffe://td.test/ns/a/sa/a"
+	check(t, w.client(t, good), 200, "direct_response")
+	check(t, w.client(t, "spiffe://td.test/ns/a/sa/a.b-c"), 200, "direct_response")
+	for _, id := range rbactest.Strangers() {
+		t.Run(id.String(), func(t *testing.T) {
+			check(t, w.client(t, id.String()), 403, refused)
+			for i, set := range sets {
+				if v := eval.Decide(set, rbac.Request{Peer: rbac.Peer{ID: id}, Method: "GET", Path: "/"}); v.Allowed || v.Reason != eval.NoIdentity {
+					t.Errorf("set %d: eval says %+v", i, v)
+				}
+			}
+		})
+	}
+	for name, uris := range map[string][]string{
+		"two identities":         {good, "spiffe://td.test/ns/b/sa/b"},
+		"an identity and a URI":  {good, "https://td.test/"},
+		"a URI and an identity":  {"https://td.test/", good},
+		"no identity":            nil,
+		"another scheme":         {"https://td.test/ns/a/sa/a"},
+		"upper-case domain":      {"spiffe://TD.test/ns/a/sa/a"},
+		"a port":                 {"spiffe://td.test:1/ns/a/sa/a"},
+		"a query":                {good + "?x"},
+		"a comma":                {good + ",x"},
+		"a dot-dot segment":      {"spiffe://td.test/ns/../sa/a"},
+		"percent-encoding":       {"spiffe://td.test/ns/a/sa/%61"},
+		"an empty account":       {"spiffe://td.test/ns/a/sa/"},
+		"an empty namespace":     {"spiffe://td.test/ns//sa/a"},
+		"a double slash":         {"spiffe://td.test//ns/a/sa/a"},
+		"a newline at the end":   {good + "%0a"},
+		"text before the scheme": {"x" + good},
+	} {
+		t.Run(name, func(t *testing.T) { check(t, w.client(t, uris...), 403, refused) })
+	}
+	t.Run("plaintext", func(t *testing.T) {
+		c := &client{dial: func() (conn, error) { return net.Dial("tcp", w.insecure.String()) }}
+		defer c.close()
+		// Without TLS there is nothing that an input could ask: Envoy denies by
+		// itself, and names no line.
+		check(t, c, 403, "rbac_access_denied_matched_policy[none]")
+	})
+}
+
+// TestEnvoyRefusesOddPaths: a path that is not to be decided upon is refused
+// also where everybody is allowed.
+func TestEnvoyRefusesOddPaths(t *testing.T) {
+	w := start(t, newAuthority(t), []rbac.Set{rbac.Select(nil, rbactest.Target())})
+	c := w.client(t, rbactest.Peers(1)[0].String())
+	for target, details := range map[string]string{
+		"/":               "direct_response",
+		"/a":              "direct_response",
+		"/..;/a":          "direct_response", // Envoy resolves it
+		"//":              "rbac_access_denied_matched_policy[bad-path]",
+		"/./..//":         "rbac_access_denied_matched_policy[bad-path]",
+		"/x/%2e%2e;/a":    "rbac_access_denied_matched_policy[bad-path]",
+		"/x/%2e;y/a":      "rbac_access_denied_matched_policy[bad-path]",
+		"/x/.%2e;y":       "rbac_access_denied_matched_policy[bad-path]",
+		"/x/%2f":          "path_normalization_failed",
+		"/a#b":            "path_normalization_failed",
+		"/a%00":           "path_normalization_failed",
+		"http://c0/a":     "direct_response",
+		"http://c0/a//.;": "direct_response",
+	} {
+		got, err := c.do("c0", rbactest.Call{Method: "GET", Target: target})
+		if err != nil || got.details != details {
+			t.Errorf("%s: got %+v, %v, want %s", target, got, err, details)
+		}
+	}
+}
+
+// TestCanonicalPathIsEnvoys: rbac.CanonicalPath makes of 20,000 hostile targets
+// what a real Envoy makes of them, and refuses those that Envoy refuses.
+func TestCanonicalPathIsEnvoys(t *testing.T) {
+	const n = 20000
+	w := start(t, newAuthority(t), []rbac.Set{rbac.Select(nil, rbactest.Target())})
+	targets := hostileTargets(n)
+	var refused atomic.Int64
+	var wait sync.WaitGroup
+	const workers = 8
+	for i := range workers {
+		c := w.client(t, rbactest.Peers(1)[0].String())
+		wait.Go(func() {
+			for j := i; j < n; j += workers {
+				got, err := c.do("c0", rbactest.Call{Method: "GET", Target: targets[j]})
+				if err != nil {
+					t.Errorf("%q: %v", targets[j], err)
+					return
+				}
+				path, err := rbac.CanonicalPath(targets[j])
+				if err != nil {
+					refused.Add(1)
+				}
+				if (err != nil) != (got.code == 400) || err == nil && path != got.path {
+					t.Errorf("%q: got %q, %v, Envoy says %+v", targets[j], path, err, got)
+				}
+			}
+		})
+	}
+	wait.Wait()
+	t.Logf("%d targets, %d refused", n, refused.Load())
+	if r := refused.Load(); r < n/10 || r > n/2 {
+		t.Errorf("%d of %d targets were refused: the mixture shows little", r, n)
+	}
+}
+
+// hostileTargets are random joins of what has a meaning in a path, each byte
+// encoded and not encoded first.
+func hostileTargets(n int) []string {
+	parts := []string{"/", "/", "/", "//", ".", "..", ";", "\\", "%2e", "%2E", "%2e%2e", "a", "b", "%", "%2", "%41", "%3b", "?", "..;",
+		"/..;x", "/.;", "/../", "/./", "|", "%7c", "%zz", "%c3", "%2f", "%5C", "%00", "~", "%7e", "^", "*", ",", "=", "\"", "#", "%25", "%%", "\x7f", "\xc3"}
+	r := rand.New(rand.NewPCG(7, 7))
+	var targets []string
+	for b := range 256 {
+		targets = append(targets, fmt.Sprintf("/a%%%02xb", b), fmt.Sprintf("/a%%%02Xb", b))
+		if b > ' ' { // below is the end of a target
+			targets = append(targets, "/a"+string([]byte{byte(b)})+"b")
+		}
+	}
+	for len(targets) < n {
+		var s strings.Builder
+		s.WriteString([]string{"/", "/", "/", "/", "/", "/", "/", "http://c0/", "HTTPS://c0/", "http://c0"}[r.IntN(10)])
+		for range r.IntN(8) {
+			s.WriteString(parts[r.IntN(len(parts))])
+		}
+		if strings.HasPrefix(s.String(), "http://c0") && !strings.HasPrefix(s.String(), "http://c0/") && s.Len() > len("http://c0") {
+			continue // another host
+		}
+		targets = append(targets, s.String())
+	}
+	return targets
+}
+
+// TestUnknownSet: what is not known is not compiled.
+func TestUnknownSet(t *testing.T) {
+	if got, err := compile.HTTP(rbac.Set{}); err != compile.ErrUnknownSet {
+		t.Errorf("got %v, %v, want ErrUnknownSet", got, err)
+	}
+}
