@@ -18,6 +18,7 @@ import (
 	"github.com/istio-auth/istio-auth/attest"
 	"github.com/istio-auth/istio-auth/nodeagent"
 	"github.com/istio-auth/istio-auth/nodeagent/workloadapi"
+	"github.com/istio-auth/istio-auth/rbac/distribute"
 	"github.com/istio-auth/istio-auth/sds"
 	"github.com/istio-auth/istio-auth/sds/secret"
 )
@@ -32,19 +33,10 @@ const SocketName = "agent.sock"
 type sockets struct {
 	log *slog.Logger
 	// dir is where a workload's socket lives; it is made where it is missing.
-	dir func(attest.Pod) string
-	// filters are the workload's policies; they answer for as long as the pod
-	// is tracked.
-	filters policies
+	dir     func(attest.Pod) string
+	filters *distribute.Filters
 	// admit, where set, judges each process that connects.
 	admit func(*net.UnixConn, attest.Pod) (release func() error, err error)
-}
-
-// policies hands out the source of each workload's filter.
-type policies interface {
-	Source(podUID string) sds.Source
-	Track(pod attest.Pod)
-	Forget(podUID string)
 }
 
 var _ nodeagent.Endpoints = (*sockets)(nil)
@@ -69,9 +61,8 @@ func (s *sockets) Open(ctx context.Context, pod attest.Pod) (nodeagent.Endpoint,
 		return nil, fmt.Errorf("opening the socket to the workload: %w", err)
 	}
 	e := &endpoint{secrets: &secret.Source{}, api: &workloadapi.Server{Log: s.log}, done: make(chan error, 1)}
-	s.filters.Track(pod)
-	e.forget = func() { s.filters.Forget(pod.UID) }
-	sources := []sds.Source{e.secrets, s.filters.Source(pod.UID)}
+	e.forget = func() { s.filters.Remove(pod.UID) }
+	sources := []sds.Source{e.secrets, s.filters.Add(pod)}
 	options := []grpc.ServerOption{
 		grpc.MaxConcurrentStreams(64), grpc.MaxRecvMsgSize(256 << 10), grpc.MaxHeaderListSize(16 << 10),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),

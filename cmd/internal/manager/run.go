@@ -1,0 +1,198 @@
+package manager
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"time"
+
+	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
+
+	"github.com/istio-auth/istio-auth/attest/registry"
+	"github.com/istio-auth/istio-auth/cmd/internal/caclient"
+	"github.com/istio-auth/istio-auth/cmd/internal/daemon"
+	"github.com/istio-auth/istio-auth/mtls"
+	"github.com/istio-auth/istio-auth/rbac"
+	"github.com/istio-auth/istio-auth/rbac/distribute"
+	"github.com/istio-auth/istio-auth/rbac/files"
+	"github.com/istio-auth/istio-auth/sds"
+)
+
+// Deps is what a program hands to Run besides the configuration.
+type Deps struct {
+	Log *slog.Logger
+	// Own, where set, takes the place of the CA's client.
+	Own Identity
+	// Loaded, where set, is told each policy set that was read, and what was
+	// wrong with it.
+	Loaded func([]rbac.Policy, error)
+}
+
+// An Identity is what we show and whom we trust.
+type Identity interface {
+	x509svid.Source
+	x509bundle.Source
+}
+
+// Run serves the agents until ctx ends.
+func Run(ctx context.Context, c Config, d Deps) error {
+	td, err := spiffeid.TrustDomainFromString(c.TrustDomain)
+	if err != nil {
+		return fmt.Errorf("trustDomain: %w", err)
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	health := daemon.NewHealth()
+	group.Go(func() error { return health.Serve(ctx, c.Health, d.Log) })
+	own := d.Own
+	if own == nil {
+		authority, err := caclient.New(ctx, c.CA, caclient.Options{TrustDomain: td, Log: d.Log})
+		if err != nil {
+			return err
+		}
+		group.Go(func() error { return authority.Run(ctx) })
+		own = authority
+	}
+	health.Ready("ca", func(context.Context) error {
+		svid, err := own.GetX509SVID()
+		if err == nil && time.Now().After(svid.Certificates[0].NotAfter) {
+			err = errors.New("our own certificate has expired")
+		}
+		return err
+	})
+
+	policies := distribute.NewServer(td, c.RootNamespace)
+	loaded := func(all []rbac.Policy, bad error) {
+		d.report(all, bad)
+		if err := policies.SetPolicies(all); err != nil {
+			d.Log.Error("some workloads keep the policies that they had", "err", err)
+		}
+	}
+	switch {
+	case c.Source.Files != nil:
+		if err := setHosts(c.Source.Files.Registry, policies); err != nil {
+			return err
+		}
+		group.Go(func() error { return files.Watch(ctx, c.Source.Files.Policies, loaded) })
+	case c.Source.Kubernetes != nil:
+		if err := watchKubernetes(ctx, group, c.Source.Kubernetes, policies, loaded, d.Log, health); err != nil {
+			return err
+		}
+	}
+	group.Go(func() error { return serve(ctx, c.Listen, td, own, policies, d.Log) })
+	return group.Wait()
+}
+
+// report tells of a policy set, and of what is wrong with it.
+func (d Deps) report(all []rbac.Policy, bad error) {
+	if bad != nil {
+		d.Log.Error("bad policies keep their last good content", "err", bad)
+	}
+	d.Log.Info("policies read", "policies", len(all))
+	if d.Loaded != nil {
+		d.Loaded(all, bad)
+	}
+}
+
+// serve answers agents, each about its own node.
+func serve(ctx context.Context, address string, td spiffeid.TrustDomain, own Identity, policies *distribute.Server, log *slog.Logger) error {
+	listener, err := daemon.Listen(ctx, address)
+	if err != nil {
+		return err
+	}
+	g := grpc.NewServer(
+		grpc.Creds(credentials.NewTLS(mtls.Server(own, own, mtls.Agents(td)))),
+		grpc.StreamInterceptor(untilCertificateEnds),
+		grpc.UnaryInterceptor(noUnary),
+		grpc.MaxConcurrentStreams(16), grpc.MaxRecvMsgSize(256<<10), grpc.MaxHeaderListSize(16<<10),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
+	)
+	(&sds.Server{Log: log, Sources: func(ctx context.Context) ([]sds.Source, error) {
+		id, _, err := caller(ctx)
+		if err != nil {
+			return nil, err
+		}
+		source, err := policies.Source(id)
+		if err != nil {
+			return nil, status.Error(codes.PermissionDenied, "refused")
+		}
+		return []sds.Source{source}, nil
+	}}).Register(g)
+	return daemon.ServeGRPC(ctx, g, listener, log)
+}
+
+// caller is who has proved to be at the other end, and until when.
+func caller(ctx context.Context) (spiffeid.ID, time.Time, error) {
+	p, ok := peer.FromContext(ctx)
+	if !ok {
+		return spiffeid.ID{}, time.Time{}, status.Error(codes.Unauthenticated, "refused")
+	}
+	info, ok := p.AuthInfo.(credentials.TLSInfo)
+	if !ok {
+		return spiffeid.ID{}, time.Time{}, status.Error(codes.Unauthenticated, "refused")
+	}
+	id, err := mtls.PeerID(info.State)
+	if err != nil {
+		return spiffeid.ID{}, time.Time{}, status.Error(codes.Unauthenticated, "refused")
+	}
+	return id, info.State.PeerCertificates[0].NotAfter, nil
+}
+
+// untilCertificateEnds ends a stream when the caller's certificate does: its
+// agent has a newer one by then, and comes again.
+func untilCertificateEnds(srv any, stream grpc.ServerStream, _ *grpc.StreamServerInfo, handle grpc.StreamHandler) error {
+	_, end, err := caller(stream.Context())
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithDeadline(stream.Context(), end)
+	defer cancel()
+	return handle(srv, bounded{stream, ctx})
+}
+
+// bounded is a stream under another context.
+type bounded struct {
+	grpc.ServerStream
+	ctx context.Context
+}
+
+// Context is the one that ends with the certificate.
+func (b bounded) Context() context.Context { return b.ctx }
+
+// noUnary refuses: agents only stream.
+func noUnary(context.Context, any, *grpc.UnaryServerInfo, grpc.UnaryHandler) (any, error) {
+	return nil, status.Error(codes.Unimplemented, "refused")
+}
+
+// setHosts tells the workloads of every host in the registry.
+func setHosts(path string, policies *distribute.Server) error {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return fmt.Errorf("reading the registry: %w", err)
+	}
+	known, err := registry.Parse(data)
+	if err != nil {
+		return fmt.Errorf("registry %s: %w", path, err)
+	}
+	nodes := map[string][]distribute.Workload{}
+	for _, w := range known.All() {
+		nodes[w.Node] = append(nodes[w.Node], distribute.Workload{Pod: w.Pod, Labels: w.Labels})
+	}
+	for node, workloads := range nodes {
+		if err := policies.SetNode(node, workloads); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,162 @@
+package nodeagent
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/keepalive"
+
+	"time"
+
+	"github.com/istio-auth/istio-auth/attest"
+	"github.com/istio-auth/istio-auth/attest/registry"
+	"github.com/istio-auth/istio-auth/attest/workload"
+	"github.com/istio-auth/istio-auth/ca/bundle"
+	"github.com/istio-auth/istio-auth/ca/client"
+	"github.com/istio-auth/istio-auth/cmd/internal/caclient"
+	"github.com/istio-auth/istio-auth/cmd/internal/daemon"
+	"github.com/istio-auth/istio-auth/mtls"
+	"github.com/istio-auth/istio-auth/nodeagent"
+	"github.com/istio-auth/istio-auth/rbac/distribute"
+)
+
+// Deps is what a program hands to Run besides the configuration.
+type Deps struct {
+	Log *slog.Logger
+	// NodeName is the node's, where the configuration does not say.
+	NodeName string
+	// Evidence, where set, takes the place of the token file.
+	Evidence func(context.Context) (client.Evidence, error)
+	// Observe and ObservePolicy, where set, are told what happens.
+	Observe       func(nodeagent.Event)
+	ObservePolicy func(distribute.Event)
+}
+
+// Run serves the node's workloads until ctx ends.
+func Run(ctx context.Context, c Config, d Deps) error {
+	td, err := spiffeid.TrustDomainFromString(c.TrustDomain)
+	if err != nil {
+		return fmt.Errorf("trustDomain: %w", err)
+	}
+	health := daemon.NewHealth()
+	metrics := newMetrics(health.Registry)
+	filters := distribute.NewFilters(td, func(e distribute.Event) {
+		metrics.policy(e)
+		logPolicy(d.Log, e)
+		if d.ObservePolicy != nil {
+			d.ObservePolicy(e)
+		}
+	})
+	endpoints := &sockets{log: d.Log, filters: filters}
+	agent := &nodeagent.Agent{TrustDomain: td, Endpoints: endpoints, Log: d.Log, Observe: func(e nodeagent.Event) {
+		metrics.workload(e)
+		if d.Observe != nil {
+			d.Observe(e)
+		}
+	}}
+
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return health.Serve(ctx, c.Health, d.Log) })
+	authority, err := caclient.New(ctx, c.CA, caclient.Options{
+		TrustDomain: td, Log: d.Log, Join: c.Workloads.Hosts != nil, Evidence: d.Evidence,
+		OnBundle: func(_ context.Context, b bundle.Versioned) error {
+			agent.SetBundle(b.Bundle)
+			return nil
+		},
+	})
+	if err != nil {
+		return err
+	}
+	agent.Issuer = issuer{authority}
+	manager, err := dialManager(c.Manager.Address, td, authority)
+	if err != nil {
+		return err
+	}
+	defer manager.Close()
+	health.Ready("ca", func(context.Context) error {
+		own, err := authority.GetX509SVID()
+		if err == nil && time.Now().After(own.Certificates[0].NotAfter) {
+			err = fmt.Errorf("our own certificate ended at %v", own.Certificates[0].NotAfter)
+		}
+		return err
+	})
+
+	switch w := c.Workloads; {
+	case w.Hosts != nil:
+		if err := serveHosts(ctx, c, agent, endpoints); err != nil {
+			return err
+		}
+	case w.CSI != nil:
+		if err := serveCSI(ctx, group, c, d, agent, endpoints); err != nil {
+			return err
+		}
+	}
+	group.Go(func() error { return agent.Run(ctx) })
+	group.Go(func() error { return authority.Run(ctx) })
+	group.Go(func() error {
+		select {
+		case <-authority.Ready():
+		case <-ctx.Done():
+			return nil
+		}
+		return (&distribute.Client{Conn: manager, Answers: filters, Log: d.Log}).Run(ctx)
+	})
+	return group.Wait()
+}
+
+// dialManager connects, when first used, to exactly the manager, with our own
+// certificate and trust as they are at each handshake.
+func dialManager(address string, td spiffeid.TrustDomain, own *client.Client) (*grpc.ClientConn, error) {
+	server := spiffeid.RequireFromSegments(td, "istio-auth", "manager")
+	conn, err := grpc.NewClient(address,
+		grpc.WithTransportCredentials(credentials.NewTLS(mtls.Client(own, own, mtls.Exactly(server)))),
+		grpc.WithConnectParams(grpc.ConnectParams{MinConnectTimeout: 3 * time.Second, Backoff: backoff.Config{
+			BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 5 * time.Second,
+		}}),
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}))
+	if err != nil {
+		return nil, fmt.Errorf("manager.address %q: %w", address, err)
+	}
+	return conn, nil
+}
+
+// serveHosts adds every workload that the registry has on this host. Each gets
+// a socket of its own, and each process that connects there must be it.
+func serveHosts(ctx context.Context, c Config, agent *nodeagent.Agent, endpoints *sockets) error {
+	hosts := c.Workloads.Hosts
+	data, err := os.ReadFile(hosts.Registry)
+	if err != nil {
+		return fmt.Errorf("reading the registry: %w", err)
+	}
+	known, err := registry.Parse(data)
+	if err != nil {
+		return fmt.Errorf("registry %s: %w", hosts.Registry, err)
+	}
+	endpoints.dir = func(pod attest.Pod) string { return filepath.Join(c.RunDir, "workloads", pod.Name) }
+	endpoints.admit = func(conn *net.UnixConn, pod attest.Pod) (func() error, error) {
+		process, err := workload.Inspect(conn)
+		if err != nil {
+			return nil, err
+		}
+		if w, ok := known.Match(hosts.Node, process.UserID, process.Executable); !ok || w.Pod != pod {
+			process.Close()
+			return nil, attest.Refuse("process-not-the-workload", "user %d, %s is not %s/%s", process.UserID, process.Executable, pod.Namespace, pod.Name)
+		}
+		return process.Close, nil
+	}
+	for _, w := range known.OnNode(hosts.Node) {
+		if err := agent.Add(ctx, nodeagent.Workload{Pod: w.Pod}); err != nil {
+			return fmt.Errorf("workload %s: %w", w.Pod.Name, err)
+		}
+	}
+	return nil
+}
