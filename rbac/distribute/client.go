@@ -1,0 +1,329 @@
+package distribute
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"time"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	statuspb "google.golang.org/genproto/googleapis/rpc/status"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/keepalive"
+
+	"github.com/istio-auth/istio-auth/sds/stream"
+)
+
+const (
+	minWait = 100 * time.Millisecond
+	maxWait = 10 * time.Second
+	// maxMessage bounds what one answer may hold, in bytes.
+	maxMessage = 16 << 20
+)
+
+// Answers takes what the manager says: a [*Filters], or a fake. All methods may
+// be called at once.
+type Answers interface {
+	// Pods are the UIDs to ask for, and a channel that is closed when they change.
+	Pods() ([]string, <-chan struct{})
+	// Version is the manager's version of what a pod has, empty for nothing.
+	Version(podUID string) string
+	// Apply takes an answer; the error goes back to the manager.
+	Apply(podUID, version string, body []byte) error
+}
+
+var _ Answers = (*Filters)(nil)
+
+// DialOptions are for the connection to the manager: gRPC's own back-off would
+// else leave the agent out for two minutes after a long outage, and a manager
+// that is gone without a word would go unnoticed.
+func DialOptions() []grpc.DialOption {
+	return []grpc.DialOption{
+		grpc.WithConnectParams(grpc.ConnectParams{
+			Backoff:           backoff.Config{BaseDelay: minWait, Multiplier: 1.6, Jitter: 0.5, MaxDelay: maxWait},
+			MinConnectTimeout: 5 * time.Second,
+		}),
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)),
+	}
+}
+
+// ServerOptions are for the manager's gRPC server: without them it takes the
+// agents' keepalives for abuse, and ends their connections.
+func ServerOptions() []grpc.ServerOption {
+	return []grpc.ServerOption{
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: time.Minute, Timeout: 10 * time.Second}),
+	}
+}
+
+// A Client follows the policies of the agent's pods. Its fields must not change
+// after Run.
+type Client struct {
+	// Conn is the connection to the manager, whose identity its credentials
+	// check. It wants [DialOptions]. Who we are the manager learns from our
+	// certificate.
+	Conn    grpc.ClientConnInterface
+	Answers Answers
+	// Log is told of streams that end and of refusals. Nil discards.
+	Log *slog.Logger
+	// Draw is a number from 0 to below 1 that spreads reconnects. Nil means
+	// math/rand.
+	Draw func() float64
+}
+
+// Run follows the manager until ctx ends, and returns nil then. It reconnects
+// with a back-off; what was applied stays in force meanwhile.
+func (c *Client) Run(ctx context.Context) error {
+	r := &run{Client: *c}
+	if r.Log == nil {
+		r.Log = slog.New(slog.DiscardHandler)
+	}
+	if r.Draw == nil {
+		r.Draw = rand.Float64
+	}
+	var streams sync.WaitGroup
+	defer streams.Wait()
+	var shards []*shard
+	for {
+		pods, changed := r.Answers.Pods()
+		shards = spread(shards, pods, func(s *shard) {
+			streams.Go(func() { r.keep(ctx, s) })
+		})
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// A run is a Client with its defaults filled in.
+type run struct{ Client }
+
+// A shard is the pods of one stream, for a stream may name only so many.
+type shard struct {
+	mu   sync.Mutex // guards pods
+	pods map[string]bool
+	wake chan struct{} // has one element after a change
+}
+
+// spread gives each pod a place in a shard, keeps the places that it has, and
+// starts new shards as needed.
+func spread(shards []*shard, pods []string, start func(*shard)) []*shard {
+	placed := map[string]bool{}
+	for _, s := range shards {
+		s.mu.Lock()
+		before := len(s.pods)
+		maps.DeleteFunc(s.pods, func(uid string, _ bool) bool { return !slices.Contains(pods, uid) })
+		maps.Copy(placed, s.pods)
+		changed := before != len(s.pods)
+		s.mu.Unlock()
+		if changed {
+			s.changed()
+		}
+	}
+	for _, uid := range pods {
+		if placed[uid] {
+			continue
+		}
+		at := slices.IndexFunc(shards, func(s *shard) bool { s.mu.Lock(); defer s.mu.Unlock(); return len(s.pods) < stream.MaxNames })
+		if at < 0 {
+			s := &shard{pods: map[string]bool{}, wake: make(chan struct{}, 1)}
+			shards, at = append(shards, s), len(shards)
+			start(s)
+		}
+		s := shards[at]
+		s.mu.Lock()
+		s.pods[uid] = true
+		s.mu.Unlock()
+		s.changed()
+	}
+	return shards
+}
+
+func (s *shard) changed() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (s *shard) names() map[string]bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return maps.Clone(s.pods)
+}
+
+// keep has a stream for the shard whenever it has a pod, until ctx ends.
+func (r *run) keep(ctx context.Context, s *shard) {
+	wait := minWait
+	for {
+		if len(s.names()) == 0 {
+			select {
+			case <-s.wake:
+				continue
+			case <-ctx.Done():
+				return
+			}
+		}
+		heard, err := r.follow(ctx, s)
+		if ctx.Err() != nil {
+			return
+		}
+		if heard {
+			wait = minWait
+		}
+		if err == nil {
+			continue // no pods are left
+		}
+		pause := time.Duration((0.5 + r.Draw()) * float64(wait))
+		r.Log.WarnContext(ctx, "lost the manager; policies stay as they are", "err", err, "retry", pause)
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return
+		}
+		wait = min(2*wait, maxWait)
+	}
+}
+
+type deltaStream = grpc.BidiStreamingClient[discoveryv3.DeltaDiscoveryRequest, discoveryv3.DeltaDiscoveryResponse]
+
+// follow is one stream. It tells whether the manager said anything on it, and
+// ends without an error when no pods are left.
+func (r *run) follow(ctx context.Context, s *shard) (heard bool, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	d, err := discoveryv3.NewAggregatedDiscoveryServiceClient(r.Conn).DeltaAggregatedResources(ctx)
+	if err != nil {
+		cancel()
+		return false, fmt.Errorf("opening the stream: %w", err)
+	}
+	responses, ended := receive(ctx, d)
+	defer func() { cancel(); <-ended }()
+	asked := s.names()
+	if err := d.Send(r.hello(asked)); err != nil && !errors.Is(err, io.EOF) {
+		return false, fmt.Errorf("subscribing: %w", err)
+	}
+	for {
+		// After a Send that failed with EOF the stream's end says why.
+		select {
+		case response := <-responses:
+			heard = true
+			err = d.Send(r.answer(ctx, response))
+		case <-s.wake:
+			now := s.names()
+			if len(now) == 0 {
+				return heard, nil
+			}
+			err = d.Send(difference(asked, now))
+			asked = now
+		case err := <-ended:
+			ended <- err // for the deferred wait
+			return heard, fmt.Errorf("waiting for policies: %w", err)
+		}
+		if err != nil && !errors.Is(err, io.EOF) {
+			return heard, fmt.Errorf("answering the manager: %w", err)
+		}
+	}
+}
+
+// receive reads the stream until it ends; why is then in the second channel.
+func receive(ctx context.Context, d deltaStream) (<-chan *discoveryv3.DeltaDiscoveryResponse, chan error) {
+	responses, ended := make(chan *discoveryv3.DeltaDiscoveryResponse), make(chan error, 1)
+	go func() {
+		for {
+			response, err := d.Recv()
+			if err != nil {
+				ended <- err
+				return
+			}
+			select {
+			case responses <- response:
+			case <-ctx.Done():
+				ended <- ctx.Err()
+				return
+			}
+		}
+	}()
+	return responses, ended
+}
+
+// hello asks for pods and says what they have, so that it is not sent again.
+func (r *run) hello(pods map[string]bool) *discoveryv3.DeltaDiscoveryRequest {
+	request := &discoveryv3.DeltaDiscoveryRequest{
+		Node:                    &corev3.Node{Id: "istio-nodeagent"},
+		TypeUrl:                 PoliciesType,
+		ResourceNamesSubscribe:  slices.Sorted(maps.Keys(pods)),
+		InitialResourceVersions: map[string]string{},
+	}
+	for uid := range pods {
+		if version := r.Answers.Version(uid); version != "" {
+			request.InitialResourceVersions[uid] = version
+		}
+	}
+	return request
+}
+
+func difference(before, now map[string]bool) *discoveryv3.DeltaDiscoveryRequest {
+	request := &discoveryv3.DeltaDiscoveryRequest{TypeUrl: PoliciesType}
+	for uid := range now {
+		if !before[uid] {
+			request.ResourceNamesSubscribe = append(request.ResourceNamesSubscribe, uid)
+		}
+	}
+	for uid := range before {
+		if !now[uid] {
+			request.ResourceNamesUnsubscribe = append(request.ResourceNamesUnsubscribe, uid)
+		}
+	}
+	slices.Sort(request.ResourceNamesSubscribe)
+	slices.Sort(request.ResourceNamesUnsubscribe)
+	return request
+}
+
+// answer applies a response, each of its resources for itself, and says to the
+// manager what came of it.
+func (r *run) answer(ctx context.Context, response *discoveryv3.DeltaDiscoveryResponse) *discoveryv3.DeltaDiscoveryRequest {
+	reply := &discoveryv3.DeltaDiscoveryRequest{TypeUrl: PoliciesType, ResponseNonce: response.Nonce}
+	if len(response.RemovedResources) > 0 {
+		// The protocol has it, our manager does not: nobody's policies end
+		// because somebody does not know them.
+		r.Log.WarnContext(ctx, "the manager says that policies are gone; they stay", "pods", len(response.RemovedResources))
+	}
+	var failed error
+	for _, resource := range response.Resources {
+		var err error
+		if resource.GetResource().GetTypeUrl() != PoliciesType {
+			err = refuse("wrong-type", "a resource of type %q", resource.GetResource().GetTypeUrl())
+		} else {
+			err = r.Answers.Apply(resource.Name, resource.Version, resource.GetResource().GetValue())
+		}
+		if err != nil {
+			r.Log.ErrorContext(ctx, "policies refused; the last good ones stay", "pod_uid", resource.Name, "version", resource.Version, "err", err)
+			failed = errors.Join(failed, fmt.Errorf("%s: %w", resource.Name, err))
+		}
+	}
+	if failed != nil {
+		reply.ErrorDetail = &statuspb.Status{Code: int32(codes.InvalidArgument), Message: cut(failed.Error())}
+	}
+	return reply
+}
+
+// cut keeps a refusal within what a manager keeps of it.
+func cut(text string) string {
+	const most = 1 << 10
+	if len(text) > most {
+		text = text[:most]
+	}
+	return text
+}

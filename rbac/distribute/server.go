@@ -1,0 +1,224 @@
+// Package distribute brings policies from the manager to the Envoys.
+//
+// The manager holds a [Server]: of all policies and all workloads it makes, for
+// each node, one resource a pod that holds the policies that select it. The
+// node's agent holds a [Client], which follows these resources, and [Filters],
+// which compiles each distinct set once and offers every workload its filter.
+// Both ends offer sources in the form of package sds, which serves them; a
+// program joins the two.
+//
+// Nobody is ever told that policies are gone because they are not known: of a
+// pod that the manager does not know it says nothing, and what an agent was
+// told last holds until it is told otherwise. That no policy applies is an
+// answer like any other.
+package distribute
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
+
+	"github.com/istio-auth/istio-auth/attest"
+	"github.com/istio-auth/istio-auth/rbac"
+	"github.com/istio-auth/istio-auth/rbac/distribute/policypb"
+	"github.com/istio-auth/istio-auth/rbac/parse"
+	"github.com/istio-auth/istio-auth/sds/stream"
+)
+
+// PoliciesType is the type of what the manager serves: one resource for each
+// pod of the agent's node, named by the pod's UID.
+const PoliciesType = "type.googleapis.com/istioauth.policy.v1.WorkloadPolicies"
+
+// ErrNotAgent reports a peer that is no agent of our trust domain.
+var ErrNotAgent = errors.New("distribute: the peer is no agent")
+
+// A Workload is a pod as the manager knows it.
+type Workload struct {
+	Pod    attest.Pod
+	Labels map[string]string
+}
+
+// A Server knows all policies and the workloads of every node. Make it with
+// [NewServer]. All methods may be called at once. It serves nothing until it
+// has been told of policies, and nothing to a node until it has been told of
+// that node's workloads: an empty list of either is an answer, silence is none.
+type Server struct {
+	trustDomain   spiffeid.TrustDomain
+	rootNamespace string
+
+	mu     sync.Mutex // guards what follows
+	known  bool       // SetPolicies was called
+	byHome map[string][]rbac.Policy
+	nodes  map[string]*node
+}
+
+// A node is a Kubernetes node or a host, by name.
+type node struct {
+	known     bool // SetNode was called
+	workloads []Workload
+	resources map[string]*stream.Resource
+	cell      stream.Cell
+}
+
+// NewServer serves the policies of one mesh. The policies of the root namespace
+// apply to all of it.
+func NewServer(td spiffeid.TrustDomain, rootNamespace string) *Server {
+	return &Server{trustDomain: td, rootNamespace: rootNamespace, nodes: map[string]*node{}}
+}
+
+// SetPolicies replaces all policies. Two of the same namespace and name are
+// both applied.
+func (s *Server) SetPolicies(policies []rbac.Policy) error {
+	byHome := map[string][]rbac.Policy{}
+	for _, p := range policies {
+		byHome[p.Namespace] = append(byHome[p.Namespace], p)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.known, s.byHome = true, byHome
+	var failed error
+	for name, n := range s.nodes {
+		if err := s.refresh(n); err != nil {
+			failed = errors.Join(failed, fmt.Errorf("node %s: %w", name, err))
+		}
+	}
+	return failed
+}
+
+// SetNode replaces the workloads of a node. An empty list says that there are
+// none. What an agent was told of a pod that is not in the list stays with it.
+func (s *Server) SetNode(name string, workloads []Workload) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := s.node(name)
+	n.known, n.workloads = true, slices.Clone(workloads)
+	if err := s.refresh(n); err != nil {
+		return fmt.Errorf("node %s: %w", name, err)
+	}
+	return nil
+}
+
+// RemoveNode forgets a node that is gone. Its agent, where it is still
+// connected, hears nothing more.
+func (s *Server) RemoveNode(name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if n := s.nodes[name]; n != nil {
+		n.known, n.workloads, n.resources = false, nil, nil
+		n.cell.Set(stream.Snapshot{})
+	}
+}
+
+// Source is what the agent of this identity may see: the workloads of its own
+// node. The identity is that of the connection's certificate. The error is
+// [ErrNotAgent].
+func (s *Server) Source(id spiffeid.ID) (*NodeSource, error) {
+	agent, err := attest.AgentFromID(id)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrNotAgent, err)
+	}
+	if id.TrustDomain() != s.trustDomain {
+		return nil, fmt.Errorf("%w: %s is of another trust domain", ErrNotAgent, id)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return &NodeSource{Agent: agent, node: s.node(agent.Node().Name)}, nil
+}
+
+func (s *Server) node(name string) *node {
+	n := s.nodes[name]
+	if n == nil {
+		n = &node{}
+		s.nodes[name] = n
+	}
+	return n
+}
+
+// refresh makes the node's resources anew. What has not changed stays the same
+// resource. A workload that cannot be told stays as it was told last.
+func (s *Server) refresh(n *node) error {
+	if !s.known || !n.known {
+		return nil
+	}
+	resources := make(map[string]*stream.Resource, len(n.workloads))
+	var failed error
+	for _, w := range n.workloads {
+		uid := w.Pod.UID
+		r, err := s.resource(w)
+		if err != nil {
+			failed = errors.Join(failed, fmt.Errorf("pod %s/%s: %w", w.Pod.Namespace, w.Pod.Name, err))
+			r = n.resources[uid]
+		}
+		if old := n.resources[uid]; r != nil && old != nil && old.Version == r.Version {
+			r = old
+		}
+		if r != nil {
+			resources[uid] = r
+		}
+	}
+	if maps.Equal(resources, n.resources) && n.resources != nil {
+		return failed // pointers: nothing has changed
+	}
+	n.resources = resources
+	n.cell.Set(stream.Snapshot{Resources: resources})
+	return failed
+}
+
+// resource is what applies to one workload. The selectors have done their work
+// and are left out: an agent does not know labels, and need not.
+func (s *Server) resource(w Workload) (*stream.Resource, error) {
+	if w.Pod.UID == "" || w.Pod.Namespace == "" {
+		return nil, errors.New("no UID, or no namespace")
+	}
+	candidates := slices.Clone(s.byHome[w.Pod.Namespace])
+	if s.rootNamespace != w.Pod.Namespace {
+		candidates = append(candidates, s.byHome[s.rootNamespace]...)
+	}
+	set := rbac.Select(candidates, rbac.Target{
+		Namespace: w.Pod.Namespace, Labels: w.Labels, RootNamespace: s.rootNamespace, TrustDomain: s.trustDomain,
+	})
+	message := &policypb.WorkloadPolicies{
+		PodUid:         w.Pod.UID,
+		Namespace:      w.Pod.Namespace,
+		ServiceAccount: w.Pod.ServiceAccount,
+		RootNamespace:  s.rootNamespace,
+		TrustDomain:    s.trustDomain.Name(),
+	}
+	for _, p := range slices.Concat(set.Deny(), set.Allow()) {
+		p.Selector = nil
+		message.Policies = append(message.Policies, &policypb.Policy{Namespace: p.Namespace, Name: p.Name, Source: parse.JSON(p)})
+	}
+	return newResource(w.Pod.UID, message)
+}
+
+// newResource marshals a message once; its version is the digest of its bytes.
+func newResource(name string, m proto.Message) (*stream.Resource, error) {
+	body := new(anypb.Any)
+	if err := anypb.MarshalFrom(body, m, proto.MarshalOptions{Deterministic: true}); err != nil {
+		return nil, fmt.Errorf("marshalling: %w", err)
+	}
+	sum := sha256.Sum256(body.Value)
+	return &stream.Resource{Name: name, Version: hex.EncodeToString(sum[:16]), Body: body}, nil
+}
+
+// A NodeSource is a source for the agent of one node.
+type NodeSource struct {
+	// Agent is whose it is.
+	Agent attest.Identity
+	node  *node
+}
+
+// TypeURL is [PoliciesType].
+func (s *NodeSource) TypeURL() string { return PoliciesType }
+
+// Current is the newest snapshot, and a channel that is closed when it is
+// replaced. It is never complete: what is not in it is not known.
+func (s *NodeSource) Current() (stream.Snapshot, <-chan struct{}) { return s.node.cell.Current() }
