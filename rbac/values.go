@@ -74,7 +74,8 @@ func beginsWorkload(s string) bool {
 	return len(segments) <= 5
 }
 
-// endsWorkload tells whether a workload's ID can end with s, likewise.
+// endsWorkload tells whether a workload's ID can end with s, likewise. It holds
+// no slash before the trust domain, where a URI has the end of its scheme.
 func endsWorkload(s string) bool {
 	segments := strings.Split(s, "/")
 	slices.Reverse(segments)

@@ -76,13 +76,7 @@ func (c *compiler) principal(p rbac.Pattern) term {
 	case rbac.Prefix:
 		return term{when: c.prefix(c.peer, scheme+p.Text())}
 	case rbac.Suffix:
-		ends := term{when: c.suffix(c.peer, p.Text())}
-		// The SAN has a scheme before the ID: of a text that is a slash and the
-		// whole ID, the slash would match the scheme's last one.
-		if strings.HasPrefix(p.Text(), "/"+c.td.Name()+"/") {
-			return and(ends, not(term{when: c.exact(c.peer, strings.TrimSuffix(scheme, "/")+p.Text())}))
-		}
-		return ends
+		return term{when: c.suffix(c.peer, p.Text())} // no suffix reaches the scheme: see rbac.ParsePrincipal
 	}
 	return c.pattern(c.peer, p)
 }

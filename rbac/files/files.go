@@ -1,16 +1,206 @@
 // Package files reads policies from a directory, and again when it changes.
+//
+// It is for machines without Kubernetes. A change is seen within half a second.
+// What is being written is not read: a directory counts when two looks at it in
+// a row show the same. A file that is refused keeps its last good policies, so
+// that a slip of the pen opens nothing; a file that is gone takes its policies
+// along. Start at [Watch].
 package files
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
 
 	"github.com/istio-auth/istio-auth/rbac"
+	"github.com/istio-auth/istio-auth/rbac/parse"
 )
 
-// Watch calls emit with all policies below dir at once, and again on each
-// change, until ctx ends; it returns nil then. The error of an emit names the
-// files that are bad: their last good content stays among the policies.
+// Interval is the time between two looks at the directory.
+const Interval = 150 * time.Millisecond
+
+// racy is how long after a file's last change its size and times may still be
+// those of another content: file systems' clocks are coarse.
+const racy = 2 * time.Second
+
+// Watch calls emit with all policies of the files in dir (*.yaml, *.yml, *.json;
+// none that begins with a dot; not those in folders) at once, and again after
+// each change, until ctx ends. It calls emit with the whole set, sorted, never
+// twice at once, and with an error that joins what is wrong with which files,
+// [parse.Error]s among others: what such a file last said stays in the set. A
+// policy that two files have is taken from the first by name. Watch returns nil
+// when ctx ends, and an error where dir cannot be read at the beginning; when it
+// cannot be read later, all policies stay.
 func Watch(ctx context.Context, dir string, emit func([]rbac.Policy, error)) error {
-	return errors.New("files: being built")
+	w := &watcher{dir: dir, emit: emit}
+	seen, err := w.look(nil)
+	if err != nil {
+		return fmt.Errorf("reading the policies: %w", err)
+	}
+	w.load(seen)
+	tick := time.NewTicker(Interval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		last := seen
+		if seen, err = w.look(last); err != nil {
+			seen = last
+			w.tell(fmt.Errorf("reading the policies: %w", err))
+			continue
+		}
+		if same(seen, last) && (w.broken || !same(seen, w.loaded)) {
+			w.load(seen)
+		}
+	}
+}
+
+// A watcher is one call of Watch.
+type watcher struct {
+	dir  string
+	emit func([]rbac.Policy, error)
+
+	loaded map[string]file          // what was last emitted
+	good   map[string][]rbac.Policy // by file, the last that was not refused
+	all    []rbac.Policy            // what was last emitted
+	broken bool                     // the directory could not be read when last told
+}
+
+// A file is what one look saw of it.
+type file struct {
+	info os.FileInfo
+	data []byte
+	sum  [sha256.Size]byte
+	err  error
+}
+
+// look reads the directory. A file that looks as it did in last is not read
+// again.
+func (w *watcher) look(last map[string]file) (map[string]file, error) {
+	entries, err := os.ReadDir(w.dir)
+	if err != nil {
+		return nil, err
+	}
+	seen := map[string]file{}
+	for _, entry := range entries {
+		name := entry.Name()
+		if strings.HasPrefix(name, ".") || !slices.Contains([]string{".yaml", ".yml", ".json"}, filepath.Ext(name)) {
+			continue
+		}
+		path := filepath.Join(w.dir, name)
+		info, err := os.Stat(path) // of what a link points to
+		switch old, ok := last[name]; {
+		case errors.Is(err, os.ErrNotExist):
+			continue
+		case err != nil:
+			seen[name] = failed(err)
+		case info.IsDir():
+			continue
+		case ok && old.unchanged(info):
+			seen[name] = old
+		default:
+			seen[name] = read(path, info)
+		}
+	}
+	return seen, nil
+}
+
+func (f file) unchanged(now os.FileInfo) bool {
+	return f.err == nil && os.SameFile(f.info, now) && f.info.Size() == now.Size() &&
+		f.info.ModTime().Equal(now.ModTime()) && time.Since(now.ModTime()) > racy
+}
+
+func read(path string, info os.FileInfo) file {
+	if !info.Mode().IsRegular() {
+		return failed(fmt.Errorf("%s is no regular file", path))
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return failed(err)
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, parse.MaxFile+1))
+	if err != nil {
+		return failed(err)
+	}
+	return file{info: info, data: data, sum: sha256.Sum256(data)}
+}
+
+func failed(err error) file { return file{err: err, sum: sha256.Sum256([]byte(err.Error()))} }
+
+func same(a, b map[string]file) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for name, f := range a {
+		if g, ok := b[name]; !ok || f.sum != g.sum || (f.err == nil) != (g.err == nil) {
+			return false
+		}
+	}
+	return true
+}
+
+// load parses what changed and emits the whole.
+func (w *watcher) load(seen map[string]file) {
+	good := map[string][]rbac.Policy{}
+	var problems []error
+	owner := map[string]string{} // of a policy, the file
+	var all []rbac.Policy
+	for _, name := range sortedNames(seen) {
+		policies, err := w.policies(name, seen[name])
+		if err != nil {
+			problems = append(problems, err)
+		}
+		good[name] = policies
+		for _, p := range policies {
+			if first, taken := owner[p.Key()]; taken {
+				problems = append(problems, &parse.Error{Name: filepath.Join(w.dir, name), Reason: "duplicate-policy", Detail: fmt.Sprintf("%s is in %s too, and is taken from there", p.Key(), first)})
+				continue
+			}
+			owner[p.Key()] = name
+			all = append(all, p)
+		}
+	}
+	slices.SortFunc(all, rbac.Policy.Compare)
+	w.loaded, w.good, w.all, w.broken = seen, good, all, false
+	w.emit(all, errors.Join(problems...))
+}
+
+// policies are the file's, or the last good ones and an error.
+func (w *watcher) policies(name string, f file) ([]rbac.Policy, error) {
+	if f.err != nil {
+		return w.good[name], f.err
+	}
+	policies, err := parse.Policies(filepath.Join(w.dir, name), f.data)
+	if err != nil {
+		return w.good[name], err
+	}
+	return policies, nil
+}
+
+// tell emits, once, that the directory cannot be read.
+func (w *watcher) tell(err error) {
+	if !w.broken {
+		w.broken = true
+		w.emit(w.all, err)
+	}
+}
+
+func sortedNames(files map[string]file) []string {
+	var names []string
+	for name := range files {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return names
 }

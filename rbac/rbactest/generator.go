@@ -194,10 +194,7 @@ func (g *Generator) starred(text string) string {
 
 func (g *Generator) principal() string {
 	text := TrustDomain.Name() + "/ns/" + pick(g, namespaces) + "/sa/" + pick(g, accounts)
-	switch {
-	case g.chance(5):
-		return "/" + text // with a star, the end of a URI that begins with a scheme
-	case g.chance(5):
+	if g.chance(5) {
 		return "other.test" + text[len(TrustDomain.Name()):]
 	}
 	return text

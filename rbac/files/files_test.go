@@ -1,0 +1,169 @@
+package files_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/istio-auth/istio-auth/rbac"
+	"github.com/istio-auth/istio-auth/rbac/files"
+	"github.com/istio-auth/istio-auth/rbac/parse"
+)
+
+func policy(name, path string) string {
+	return fmt.Sprintf(`apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: %s, namespace: shop}
+spec: {rules: [{to: [{operation: {paths: [%q]}}]}]}
+`, name, path)
+}
+
+// A dir is a watched directory. Time in it passes at will.
+type dir struct {
+	t     *testing.T
+	path  string
+	emits int
+	keys  string // of the last emit: "name path", joined
+	err   error
+}
+
+// watch runs test in a bubble, with a watched directory that holds initial.
+func watch(t *testing.T, initial map[string]string, test func(*dir)) {
+	t.Helper()
+	d := &dir{t: t, path: t.TempDir()}
+	for name, text := range initial {
+		d.write(name, text)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		ctx, stop := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() {
+			done <- files.Watch(ctx, d.path, func(policies []rbac.Policy, err error) {
+				var keys []string
+				for _, p := range policies {
+					keys = append(keys, p.Name+" "+p.Rules[0].To[0].Paths[0].String())
+				}
+				d.emits, d.keys, d.err = d.emits+1, strings.Join(keys, ", "), err
+			})
+		}()
+		synctest.Wait()
+		test(d)
+		stop()
+		if err := <-done; err != nil {
+			t.Errorf("Watch returned %v", err)
+		}
+	})
+}
+
+func (d *dir) write(name, text string) {
+	d.t.Helper()
+	if err := os.WriteFile(filepath.Join(d.path, name), []byte(text), 0o600); err != nil {
+		d.t.Fatal(err)
+	}
+}
+
+func (d *dir) remove(name string) {
+	d.t.Helper()
+	if err := os.Remove(filepath.Join(d.path, name)); err != nil {
+		d.t.Fatal(err)
+	}
+}
+
+// want looks a second later.
+func (d *dir) want(emits int, keys, reason string) {
+	d.t.Helper()
+	time.Sleep(time.Second)
+	synctest.Wait()
+	got := ""
+	var refused *parse.Error
+	if errors.As(d.err, &refused) {
+		got = refused.Reason
+	} else if d.err != nil {
+		got = "other"
+	}
+	if d.emits != emits || d.keys != keys || got != reason {
+		d.t.Errorf("emitted %d times, last %q, %q (%v); want %d, %q, %q", d.emits, d.keys, got, d.err, emits, keys, reason)
+	}
+}
+
+func TestWatch(t *testing.T) {
+	watch(t, map[string]string{"b.yaml": policy("b", "/b"), "a.yml": policy("a", "/a"), ".a.yaml.swp": "{", "notes.txt": "x"}, func(d *dir) {
+		d.want(1, "a /a, b /b", "")
+		d.write("b.yaml", policy("b", "/c")) // of the same length
+		d.want(2, "a /a, b /c", "")
+		d.write("c.json", `{"apiVersion": "security.istio.io/v1", "kind": "AuthorizationPolicy", "metadata": {"name": "c", "namespace": "shop"}, "spec": {"rules": [{"to": [{"operation": {"paths": ["/c"]}}]}]}}`)
+		d.want(3, "a /a, b /c, c /c", "")
+		d.remove("a.yml")
+		d.want(4, "b /c, c /c", "")
+	})
+}
+
+func TestABadFileKeepsWhatItSaid(t *testing.T) {
+	watch(t, map[string]string{"a.yaml": policy("a", "/a"), "b.yaml": policy("b", "/b")}, func(d *dir) {
+		d.want(1, "a /a, b /b", "")
+		d.write("a.yaml", strings.Replace(policy("a", "/c"), "paths", "path", 1))
+		d.write("b.yaml", policy("b", "/c"))
+		d.want(2, "a /a, b /c", "unknown-field")
+		if want := filepath.Join(d.path, "a.yaml") + ":4:"; !strings.HasPrefix(d.err.Error(), want) {
+			t.Errorf("%v: want it to begin with %s", d.err, want)
+		}
+		d.write("b.yaml", policy("b", "/d")) // a's last good content lasts
+		d.want(3, "a /a, b /d", "unknown-field")
+		d.write("a.yaml", "") // truncated, and about to be written
+		d.want(4, "a /a, b /d", "empty")
+		d.write("a.yaml", policy("a", "/e"))
+		d.want(5, "a /e, b /d", "")
+	})
+}
+
+func TestANewBadFileHasNothing(t *testing.T) {
+	watch(t, map[string]string{"a.yaml": "kind: Secret"}, func(d *dir) { d.want(1, "", "missing-field") })
+}
+
+func TestTwoFilesWithOnePolicy(t *testing.T) {
+	watch(t, map[string]string{"a.yaml": policy("a", "/a"), "b.yaml": policy("a", "/b")}, func(d *dir) {
+		d.want(1, "a /a", "duplicate-policy")
+		d.remove("a.yaml")
+		d.want(2, "a /b", "")
+	})
+}
+
+func TestNothingHalfWritten(t *testing.T) {
+	watch(t, map[string]string{"a.yaml": policy("a", "/a")}, func(d *dir) {
+		for i := range 20 { // changes faster than two looks
+			d.write("a.yaml", policy("a", fmt.Sprintf("/%d", i)))
+			time.Sleep(files.Interval * 3 / 4)
+		}
+		if d.emits != 1 {
+			t.Errorf("emitted %d times while the file was being written", d.emits)
+		}
+		d.want(2, "a /19", "")
+	})
+}
+
+func TestTheDirectoryGoes(t *testing.T) {
+	watch(t, map[string]string{"a.yaml": policy("a", "/a")}, func(d *dir) {
+		d.want(1, "a /a", "")
+		if err := os.Rename(d.path, d.path+"x"); err != nil {
+			t.Fatal(err)
+		}
+		d.want(2, "a /a", "other")
+		if err := os.Rename(d.path+"x", d.path); err != nil {
+			t.Fatal(err)
+		}
+		d.want(3, "a /a", "")
+	})
+}
+
+func TestNoDirectory(t *testing.T) {
+	err := files.Watch(t.Context(), filepath.Join(t.TempDir(), "none"), func([]rbac.Policy, error) { t.Error("emitted") })
+	if !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("got %v, want that it does not exist", err)
+	}
+}
