@@ -1,6 +1,7 @@
 package istioauth
 
 import (
+	"go/ast"
 	"go/parser"
 	"go/token"
 	"io/fs"
@@ -44,8 +45,8 @@ ca/signer          :
 ca/store           : attest ca/bundle
 
 sds                : sds/stream
-sds/sdstest        : sds sds/stream
-sds/secret         : sds/stream
+sds/sdstest        : sds sds/secret
+sds/secret         : sds sds/stream
 sds/stream         :
 
 nodeagent             : attest nodeagent/renew
@@ -108,7 +109,7 @@ func TestImports(t *testing.T) {
 			t.Errorf("%s has no line in the law", pkg)
 		}
 		seen[pkg] = true
-		file, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.ImportsOnly)
+		file, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.ImportsOnly|parser.ParseComments)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -118,7 +119,7 @@ func TestImports(t *testing.T) {
 				t.Errorf("%s imports %s, which the law does not allow", path, dep)
 			}
 			for prefix, owners := range fences {
-				inside := slices.ContainsFunc(owners, under)
+				inside := slices.ContainsFunc(owners, under) || prefix == "unsafe" && ast.IsGenerated(file)
 				if matchesFamily(imp, prefix) && !inside {
 					t.Errorf("%s imports %s, fenced to %q", path, imp, owners)
 				}

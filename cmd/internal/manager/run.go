@@ -71,26 +71,37 @@ func Run(ctx context.Context, c Config, d Deps) error {
 		return err
 	})
 
-	policies := distribute.NewServer(td, c.RootNamespace)
-	loaded := func(all []rbac.Policy, bad error) {
-		d.report(all, bad)
-		if err := policies.SetPolicies(all); err != nil {
-			d.Log.Error("some workloads keep the policies that they had", "err", err)
-		}
-	}
+	r := &run{td: td, deps: d, own: own, health: health, policies: distribute.NewServer(td, c.RootNamespace)}
 	switch {
 	case c.Source.Files != nil:
-		if err := setHosts(c.Source.Files.Registry, policies); err != nil {
+		if err := r.setHosts(c.Source.Files.Registry); err != nil {
 			return err
 		}
-		group.Go(func() error { return files.Watch(ctx, c.Source.Files.Policies, loaded) })
+		group.Go(func() error { return files.Watch(ctx, c.Source.Files.Policies, r.loaded) })
 	case c.Source.Kubernetes != nil:
-		if err := watchKubernetes(ctx, group, c.Source.Kubernetes, policies, loaded, d.Log, health); err != nil {
+		if err := r.watchKubernetes(ctx, group, c.Source.Kubernetes); err != nil {
 			return err
 		}
 	}
-	group.Go(func() error { return serve(ctx, c.Listen, td, own, policies, d.Log) })
+	group.Go(func() error { return r.serve(ctx, c.Listen) })
 	return group.Wait()
+}
+
+// A run is one call of Run.
+type run struct {
+	td       spiffeid.TrustDomain
+	deps     Deps
+	own      Identity
+	health   *daemon.Health
+	policies *distribute.Server
+}
+
+// loaded takes a whole policy set, and what was wrong with its sources.
+func (r *run) loaded(all []rbac.Policy, bad error) {
+	r.deps.report(all, bad)
+	if err := r.policies.SetPolicies(all); err != nil {
+		r.deps.Log.Error("some workloads keep the policies that they had", "err", err)
+	}
 }
 
 // report tells of a policy set, and of what is wrong with it.
@@ -105,31 +116,31 @@ func (d Deps) report(all []rbac.Policy, bad error) {
 }
 
 // serve answers agents, each about its own node.
-func serve(ctx context.Context, address string, td spiffeid.TrustDomain, own Identity, policies *distribute.Server, log *slog.Logger) error {
+func (r *run) serve(ctx context.Context, address string) error {
 	listener, err := daemon.Listen(ctx, address)
 	if err != nil {
 		return err
 	}
 	g := grpc.NewServer(
-		grpc.Creds(credentials.NewTLS(mtls.Server(own, own, mtls.Agents(td)))),
+		grpc.Creds(credentials.NewTLS(mtls.Server(r.own, r.own, mtls.Agents(r.td)))),
 		grpc.StreamInterceptor(untilCertificateEnds),
 		grpc.UnaryInterceptor(noUnary),
 		grpc.MaxConcurrentStreams(16), grpc.MaxRecvMsgSize(256<<10), grpc.MaxHeaderListSize(16<<10),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
 	)
-	(&sds.Server{Log: log, Sources: func(ctx context.Context) ([]sds.Source, error) {
+	(&sds.Server{Log: r.deps.Log, Sources: func(ctx context.Context) ([]sds.Source, error) {
 		id, _, err := caller(ctx)
 		if err != nil {
 			return nil, err
 		}
-		source, err := policies.Source(id)
+		source, err := r.policies.Source(id)
 		if err != nil {
 			return nil, status.Error(codes.PermissionDenied, "refused")
 		}
 		return []sds.Source{source}, nil
 	}}).Register(g)
-	return daemon.ServeGRPC(ctx, g, listener, log)
+	return daemon.ServeGRPC(ctx, g, listener, r.deps.Log)
 }
 
 // caller is who has proved to be at the other end, and until when.
@@ -176,7 +187,7 @@ func noUnary(context.Context, any, *grpc.UnaryServerInfo, grpc.UnaryHandler) (an
 }
 
 // setHosts tells the workloads of every host in the registry.
-func setHosts(path string, policies *distribute.Server) error {
+func (r *run) setHosts(path string) error {
 	data, err := os.ReadFile(path)
 	if err != nil {
 		return fmt.Errorf("reading the registry: %w", err)
@@ -190,7 +201,7 @@ func setHosts(path string, policies *distribute.Server) error {
 		nodes[w.Node] = append(nodes[w.Node], distribute.Workload{Pod: w.Pod, Labels: w.Labels})
 	}
 	for node, workloads := range nodes {
-		if err := policies.SetNode(node, workloads); err != nil {
+		if err := r.policies.SetNode(node, workloads); err != nil {
 			return err
 		}
 	}
