@@ -14,6 +14,7 @@ import (
 	authv1 "k8s.io/api/authentication/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/istio-auth/istio-auth/test/envoy"
 	"github.com/istio-auth/istio-auth/test/node"
 )
 
@@ -119,6 +120,8 @@ func testRun(t *testing.T) {
 		}
 	})
 	t.Run("cgroup", func(t *testing.T) { testCgroup(t, n) })
+	t.Run("agent", func(t *testing.T) { testAgent(t, n) })
+	t.Run("envoy", func(t *testing.T) { testEnvoy(t, n) })
 	t.Run("visible", func(t *testing.T) { testVisible(t, n) })
 }
 
@@ -154,6 +157,53 @@ func testCgroup(t *testing.T, n *node.Node) {
 		if want := "/kubepods/pod" + string(pod.UID) + "/"; !strings.Contains(all, want) {
 			t.Errorf("no process in a cgroup below %s", want)
 		}
+	}
+}
+
+// agent has the rights of our node agent: root, the machine's processes, and
+// mounts that reach the kubelet's folder.
+const agent = `
+apiVersion: apps/v1
+kind: DaemonSet
+metadata: {name: agent, namespace: kube-system}
+spec:
+  selector: {matchLabels: {app: agent}}
+  template:
+    metadata: {labels: {app: agent}}
+    spec:
+      hostPID: true
+      terminationGracePeriodSeconds: 1
+      containers:
+      - name: agent
+        image: %s
+        securityContext: {privileged: true, runAsUser: 0}
+        readinessProbe: {httpGet: {path: /healthz, port: 8080}, periodSeconds: 1}
+        volumeMounts:
+        - {name: kubelet, mountPath: /var/lib/kubelet, mountPropagation: Bidirectional}
+        - {name: sockets, mountPath: /run/istio-auth}
+      volumes:
+      - {name: kubelet, hostPath: {path: /var/lib/kubelet, type: Directory}}
+      - {name: sockets, hostPath: {path: /run/istio-auth, type: DirectoryOrCreate}}
+`
+
+func testAgent(t *testing.T, n *node.Node) {
+	n.Apply(t, fmt.Sprintf(agent, n.Load(t, "demo")))
+	n.Kubectl(t, "--namespace=kube-system", "rollout", "status", "daemonset/agent", "--timeout=60s")
+	out := n.Kubectl(t, "--namespace=kube-system", "exec", "daemonset/agent", "--", "/demo", "ls", "/var/lib/kubelet/plugins_registry", "/run/istio-auth")
+	if got, want := out, "d--------- \nd--------- \n"; got != want {
+		t.Errorf("the agent sees %q, want two empty folders", got)
+	}
+	if out := n.Exec(t, "ls", "-d", "/run/istio-auth"); out != "/run/istio-auth\n" {
+		t.Errorf("the node sees %q", out)
+	}
+}
+
+func testEnvoy(t *testing.T, n *node.Node) {
+	image := n.Load(t, "envoy")
+	n.Kubectl(t, "run", "envoy", "--image="+image, "--restart=Never", "--", "--version")
+	n.Kubectl(t, "wait", "pod/envoy", "--for=jsonpath={.status.phase}=Succeeded", "--timeout=60s")
+	if out := n.Kubectl(t, "logs", "envoy"); !strings.Contains(out, "/"+envoy.Version+"/") {
+		t.Errorf("got %s", out)
 	}
 }
 
