@@ -127,13 +127,14 @@ func ParseMethod(s string) (Pattern, error) {
 // ParsePath reads a value of paths: a path, or its beginning or end with a star.
 // One that no canonical path could match is refused. Errors are [Refusal]s.
 func ParsePath(s string) (Pattern, error) {
+	if strings.ContainsAny(s, "{}") {
+		return Pattern{}, refuse("not-supported", "%.80q: path templates are not supported yet", s)
+	}
 	p, err := parsePattern(s, maxPath)
 	if err != nil {
 		return Pattern{}, err
 	}
 	switch {
-	case strings.ContainsAny(p.text, "{}"):
-		return Pattern{}, refuse("not-supported", "%.80q: path templates are not supported yet", s)
 	case strings.ContainsAny(p.text, "?#"):
 		return Pattern{}, refuse("bad-path", "%.80q: a path is matched without its query", s)
 	case strings.Contains(p.text, "%"):
