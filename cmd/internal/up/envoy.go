@@ -43,6 +43,9 @@ func (e *envoy) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := os.MkdirAll(e.sidecar.RuntimeDir, 0o700); err != nil {
+		return fmt.Errorf("making Envoy's directory: %w", err)
+	}
 	path := filepath.Join(e.dir, "bootstrap.yaml")
 	if err := os.WriteFile(path, config, 0o600); err != nil {
 		return fmt.Errorf("writing the bootstrap: %w", err)
@@ -56,7 +59,8 @@ func (e *envoy) run(ctx context.Context) error {
 	// The parent-death signal is tied to the thread that forks.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	cmd := exec.CommandContext(ctx, e.binary, "-c", path, "--use-dynamic-base-id", "--concurrency", "1", "--log-level", "warning", "--drain-time-s", "1")
+	arguments := append(mesh.Arguments(), "--config-path", path, "--concurrency", "1", "--log-level", "warning")
+	cmd := exec.CommandContext(ctx, e.binary, arguments...)
 	cmd.Stderr = log
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = 3 * time.Second
