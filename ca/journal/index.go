@@ -12,7 +12,7 @@ type index struct {
 	serials map[string]*Entry // by the serial's bytes
 	ids     map[spiffeid.ID][]*Entry
 	keys    map[[32]byte]*Entry // the newest of each key
-	sweepAt int // how many entries there are when the expired ones are dropped next
+	sweepAt int                 // how many entries there are when the expired ones are dropped next
 }
 
 func newIndex() index {
