@@ -124,9 +124,10 @@ func (r *recorder) until(ctx context.Context, t testing.TB, n int, match func(sd
 		select {
 		case <-r.fed:
 		case <-ctx.Done():
+			have := r.count(match)
 			r.mu.Lock()
 			defer r.mu.Unlock()
-			t.Fatalf("%d of %d events in time; have %+v", r.count(match), n, r.events)
+			t.Fatalf("%d of %d events in time; have %+v", have, n, r.events)
 		}
 	}
 }
