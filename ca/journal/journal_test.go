@@ -307,6 +307,38 @@ func TestFailedSync(t *testing.T) {
 	checkBroken(t, j, m)
 }
 
+// TestFailureReachesAll: who waited for the next sync while one failed is told
+// no, and the next sync is not tried.
+func TestFailureReachesAll(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := &memory{}
+		j := openMemory(t, m)
+		before := m.syncs
+		release, failure := make(chan struct{}), errors.New("EIO")
+		m.sync = func(n int) error {
+			<-release
+			if n == before+1 {
+				return failure
+			}
+			return nil
+		}
+		results := make(chan error, 10)
+		for n := range 10 {
+			go func() { results <- j.Append(t.Context(), intent(n)) }()
+		}
+		synctest.Wait()
+		close(release)
+		for range 10 {
+			if err := <-results; !errors.Is(err, ErrBroken) {
+				t.Errorf("%v, want ErrBroken", err)
+			}
+		}
+		if got, want := m.syncs-before, 1; got != want {
+			t.Errorf("%d syncs, want %d", got, want)
+		}
+	})
+}
+
 func checkBroken(t *testing.T, j *Journal, m *memory) {
 	t.Helper()
 	if err := j.Append(t.Context(), intent(2)); !errors.Is(err, ErrBroken) {
