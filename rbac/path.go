@@ -1,6 +1,7 @@
 package rbac
 
 import (
+	"bytes"
 	"errors"
 	"slices"
 	"strings"
@@ -169,7 +170,7 @@ func parent(out []byte) []byte {
 	if len(out) == 1 {
 		return out
 	}
-	return out[:strings.LastIndexByte(string(out[:len(out)-1]), '/')+1]
+	return out[:bytes.LastIndexByte(out[:len(out)-1], '/')+1]
 }
 
 // mergeSlashes makes one slash of several. Of a path that is nothing but

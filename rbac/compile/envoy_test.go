@@ -241,6 +241,20 @@ func TestEnvoyRefusesOddPaths(t *testing.T) {
 	}
 }
 
+// TestEnvoyRefusesWithoutPath: where nobody has set the path's state, everything
+// is refused, also where everybody is allowed or nothing applies.
+func TestEnvoyRefusesWithoutPath(t *testing.T) {
+	everybody := []rbac.Policy{{Namespace: rbactest.Namespace, Name: "all", Action: rbac.Allow, Rules: []rbac.Rule{{}}}}
+	w := start(t, newAuthority(t), []rbac.Set{rbac.Select(nil, rbactest.Target()), rbac.Select(everybody, rbactest.Target())})
+	c := w.clientOf(t, w.pathless, rbactest.Peers(1)[0].String())
+	for _, host := range []string{"c0", "c1"} {
+		got, err := c.do(host, rbactest.Call{Method: "GET", Target: "/"})
+		if err != nil || got.code != 403 || got.path != "" {
+			t.Errorf("%s: got %+v, %v, want 403", host, got, err)
+		}
+	}
+}
+
 // TestCanonicalPathIsEnvoys: rbac.CanonicalPath makes of 20,000 hostile targets
 // what a real Envoy makes of them, and refuses those that Envoy refuses.
 func TestCanonicalPathIsEnvoys(t *testing.T) {

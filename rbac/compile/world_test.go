@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"slices"
 	"testing"
 	"time"
 
@@ -40,9 +41,10 @@ import (
 // A world is a real Envoy whose inbound connection manager is our sidecar's,
 // with one virtual host a policy set, named "c0", "c1", and so on. It trusts
 // one CA and looks at no name in its certificates: that is the filter's to do.
+// Two more listeners lack what the filter needs: TLS, and the path's state.
 type world struct {
-	ca             *authority
-	mtls, insecure netip.AddrPort
+	ca                       *authority
+	mtls, insecure, pathless netip.AddrPort
 }
 
 // start runs an Envoy that enforces the sets.
@@ -63,13 +65,16 @@ func start(t testing.TB, ca *authority, sets []rbac.Set) *world {
 	}
 	manager := sidecarManager(t)
 	manager.RouteSpecifier = &hcmv3.HttpConnectionManager_RouteConfig{RouteConfig: &routev3.RouteConfiguration{Name: "sets", VirtualHosts: hosts}}
+	pathless := proto.CloneOf(manager)
+	pathless.HttpFilters = slices.DeleteFunc(pathless.HttpFilters, func(f *hcmv3.HttpFilter) bool { return f.Name == compile.PathKey })
 	e := envoy.Start(t, envoy.Config{Proto: &bootstrapv3.Bootstrap{StaticResources: &bootstrapv3.Bootstrap_StaticResources{
 		Listeners: []*listenerv3.Listener{
 			listener(t, "mtls", manager, ca.transportSocket(t)),
 			listener(t, "insecure", manager, nil),
+			listener(t, "pathless", pathless, ca.transportSocket(t)),
 		},
 	}}})
-	return &world{ca, e.Address(t, "mtls"), e.Address(t, "insecure")}
+	return &world{ca, e.Address(t, "mtls"), e.Address(t, "insecure"), e.Address(t, "pathless")}
 }
 
 // sidecarManager is the inbound connection manager of mesh.Bootstrap, with two
@@ -293,11 +298,16 @@ func (c *client) close() {
 // client returns one with a certificate of these URI SANs.
 func (w *world) client(t testing.TB, uris ...string) *client {
 	t.Helper()
+	return w.clientOf(t, w.mtls, uris...)
+}
+
+func (w *world) clientOf(t testing.TB, address netip.AddrPort, uris ...string) *client {
+	t.Helper()
 	config := &tls.Config{
 		Certificates:       []tls.Certificate{w.ca.leaf(t, uris...)},
 		InsecureSkipVerify: true, // the test is of the other side
 	}
-	c := &client{dial: func() (conn, error) { return tls.Dial("tcp", w.mtls.String(), config) }}
+	c := &client{dial: func() (conn, error) { return tls.Dial("tcp", address.String(), config) }}
 	t.Cleanup(c.close)
 	return c
 }
