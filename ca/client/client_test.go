@@ -197,7 +197,9 @@ func TestIssueSurvivesABreak(t *testing.T) {
 		r := firstIssue(t)
 		done := make(chan error, 1)
 		go func() {
-			chain, err := c.Issue(t.Context(), r)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+			defer cancel()
+			chain, err := c.Issue(ctx, r)
 			if err == nil && !r.Key.Public().(*ecdsa.PublicKey).Equal(chain[0].PublicKey) {
 				err = errors.New("issued for another key")
 			}
@@ -295,6 +297,9 @@ func TestBundles(t *testing.T) {
 		setBroken(false)
 		time.Sleep(maxWait)
 		is("once it is taken", 2, 9)
+		mu.Lock()
+		times := len(told)
+		mu.Unlock()
 
 		// A replica that is behind, or that was restored from yesterday.
 		w.stop()
@@ -308,8 +313,8 @@ func TestBundles(t *testing.T) {
 		}
 		mu.Lock()
 		defer mu.Unlock()
-		if got := slices.Compact(slices.Clone(told)); !slices.Equal(got, []uint64{7, 9}) {
-			t.Errorf("told %v, want 7, then 9", got)
+		if got := slices.Compact(slices.Clone(told)); !slices.Equal(got, []uint64{7, 9}) || len(told) != times {
+			t.Errorf("told %v, want 7, then 9 until it was taken, after %d times", told, times)
 		}
 	})
 }

@@ -188,12 +188,14 @@ func TestStreamsEnd(t *testing.T) {
 		w := newWorld(t)
 		w.start(t)
 		agent := w.agent(t, nodeA) // for an hour
+		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Hour)
+		defer cancel()
 		client := capb.NewCertificateAuthorityClient(w.dial(t, agent))
-		issue, err := client.Issue(t.Context())
+		issue, err := client.Issue(ctx)
 		if err != nil {
 			t.Fatal(err)
 		}
-		bundles, err := client.Bundle(t.Context())
+		bundles, err := client.Bundle(ctx)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -210,11 +212,11 @@ func TestStreamsEnd(t *testing.T) {
 		}
 		// The connection still stands; a new call on it does not.
 		time.Sleep(2 * time.Second)
-		again, err := client.Issue(t.Context())
+		again, err := client.Issue(ctx)
 		if err = receiveErr(again, err); status.Code(err) != codes.PermissionDenied && status.Code(err) != codes.Unavailable {
 			t.Errorf("a new stream with the old certificate got %v", err)
 		}
-		silent, err := capb.NewCertificateAuthorityClient(w.dial(t, nil)).Attest(t.Context())
+		silent, err := capb.NewCertificateAuthorityClient(w.dial(t, nil)).Attest(ctx)
 		start = time.Now()
 		if err = receiveErr(silent, err); status.Code(err) != codes.DeadlineExceeded || time.Since(start) != 10*time.Second {
 			t.Errorf("a silent stranger got %v after %v", err, time.Since(start))
