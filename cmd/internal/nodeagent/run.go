@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"golang.org/x/sync/errgroup"
@@ -14,8 +15,6 @@ import (
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/keepalive"
-
-	"time"
 
 	"github.com/istio-auth/istio-auth/attest"
 	"github.com/istio-auth/istio-auth/attest/registry"
@@ -41,23 +40,33 @@ type Deps struct {
 	ObservePolicy func(distribute.Event)
 }
 
+// A run is one call of Run.
+type run struct {
+	config    Config
+	deps      Deps
+	td        spiffeid.TrustDomain
+	health    *daemon.Health
+	filters   *distribute.Filters
+	endpoints *sockets
+}
+
 // Run serves the node's workloads until ctx ends.
 func Run(ctx context.Context, c Config, d Deps) error {
 	td, err := spiffeid.TrustDomainFromString(c.TrustDomain)
 	if err != nil {
 		return fmt.Errorf("trustDomain: %w", err)
 	}
-	health := daemon.NewHealth()
-	metrics := newMetrics(health.Registry)
-	filters := distribute.NewFilters(td, func(e distribute.Event) {
+	r := &run{config: c, deps: d, td: td, health: daemon.NewHealth()}
+	metrics := newMetrics(r.health.Registry)
+	r.filters = distribute.NewFilters(td, func(e distribute.Event) {
 		metrics.policy(e)
 		logPolicy(d.Log, e)
 		if d.ObservePolicy != nil {
 			d.ObservePolicy(e)
 		}
 	})
-	endpoints := &sockets{log: d.Log, filters: filters}
-	agent := &nodeagent.Agent{TrustDomain: td, Endpoints: endpoints, Log: d.Log, Observe: func(e nodeagent.Event) {
+	r.endpoints = &sockets{log: d.Log, filters: r.filters}
+	agent := &nodeagent.Agent{TrustDomain: td, Endpoints: r.endpoints, Log: d.Log, Observe: func(e nodeagent.Event) {
 		metrics.workload(e)
 		if d.Observe != nil {
 			d.Observe(e)
@@ -65,7 +74,7 @@ func Run(ctx context.Context, c Config, d Deps) error {
 	}}
 
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return health.Serve(ctx, c.Health, d.Log) })
+	group.Go(func() error { return r.health.Serve(ctx, c.Health, d.Log) })
 	authority, err := caclient.New(ctx, c.CA, caclient.Options{
 		TrustDomain: td, Log: d.Log, Join: c.Workloads.Hosts != nil, Evidence: d.Evidence,
 		OnBundle: func(_ context.Context, b bundle.Versioned) error {
@@ -77,40 +86,40 @@ func Run(ctx context.Context, c Config, d Deps) error {
 		return err
 	}
 	agent.Issuer = issuer{authority}
-	manager, err := dialManager(c.Manager.Address, td, authority)
-	if err != nil {
-		return err
-	}
-	defer manager.Close()
-	health.Ready("ca", func(context.Context) error {
+	r.health.Ready("ca", func(context.Context) error {
 		own, err := authority.GetX509SVID()
 		if err == nil && time.Now().After(own.Certificates[0].NotAfter) {
 			err = fmt.Errorf("our own certificate ended at %v", own.Certificates[0].NotAfter)
 		}
 		return err
 	})
-
-	switch w := c.Workloads; {
-	case w.Hosts != nil:
-		if err := serveHosts(ctx, c, agent, endpoints); err != nil {
-			return err
-		}
-	case w.CSI != nil:
-		if err := serveCSI(ctx, group, c, d, agent, endpoints); err != nil {
-			return err
-		}
+	if c.Workloads.Hosts != nil {
+		err = r.serveHosts(ctx, agent)
+	} else {
+		err = r.serveCSI(ctx, group, agent)
+	}
+	if err != nil {
+		return err
 	}
 	group.Go(func() error { return agent.Run(ctx) })
 	group.Go(func() error { return authority.Run(ctx) })
-	group.Go(func() error {
-		select {
-		case <-authority.Ready():
-		case <-ctx.Done():
-			return nil
-		}
-		return (&distribute.Client{Conn: manager, Answers: filters, Log: d.Log}).Run(ctx)
-	})
+	group.Go(func() error { return r.follow(ctx, authority) })
 	return group.Wait()
+}
+
+// follow takes policies from the manager, once we have a certificate to show.
+func (r *run) follow(ctx context.Context, own *client.Client) error {
+	select {
+	case <-own.Ready():
+	case <-ctx.Done():
+		return nil
+	}
+	manager, err := dialManager(r.config.Manager.Address, r.td, own)
+	if err != nil {
+		return err
+	}
+	defer manager.Close()
+	return (&distribute.Client{Conn: manager, Answers: r.filters, Log: r.deps.Log}).Run(ctx)
 }
 
 // dialManager connects, when first used, to exactly the manager, with our own
@@ -131,8 +140,8 @@ func dialManager(address string, td spiffeid.TrustDomain, own *client.Client) (*
 
 // serveHosts adds every workload that the registry has on this host. Each gets
 // a socket of its own, and each process that connects there must be it.
-func serveHosts(ctx context.Context, c Config, agent *nodeagent.Agent, endpoints *sockets) error {
-	hosts := c.Workloads.Hosts
+func (r *run) serveHosts(ctx context.Context, agent *nodeagent.Agent) error {
+	hosts := r.config.Workloads.Hosts
 	data, err := os.ReadFile(hosts.Registry)
 	if err != nil {
 		return fmt.Errorf("reading the registry: %w", err)
@@ -141,8 +150,8 @@ func serveHosts(ctx context.Context, c Config, agent *nodeagent.Agent, endpoints
 	if err != nil {
 		return fmt.Errorf("registry %s: %w", hosts.Registry, err)
 	}
-	endpoints.dir = func(pod attest.Pod) string { return filepath.Join(c.RunDir, "workloads", pod.Name) }
-	endpoints.admit = func(conn *net.UnixConn, pod attest.Pod) (func() error, error) {
+	r.endpoints.dir = func(pod attest.Pod) string { return filepath.Join(r.config.RunDir, "workloads", pod.Name) }
+	r.endpoints.admit = func(conn *net.UnixConn, pod attest.Pod) (func() error, error) {
 		process, err := workload.Inspect(conn)
 		if err != nil {
 			return nil, err
