@@ -349,6 +349,24 @@ func TestTicketsAreNotGiven(t *testing.T) {
 	}
 }
 
+// TestResumedIsRefused: were a session resumed after all, no configuration takes
+// it, with a certificate or without.
+func TestResumedIsRefused(t *testing.T) {
+	a := newAuthority(t, domain)
+	bundle, svid := a.bundle(domain), a.svid(t, agentID)
+	for name, config := range map[string]*tls.Config{
+		"Server": mtls.Server(svid, bundle, anybody), "ServerOptionalClient": mtls.ServerOptionalClient(svid, bundle, anybody),
+		"Client": mtls.Client(svid, bundle, anybody), "AnonymousClient": mtls.AnonymousClient(bundle, anybody),
+	} {
+		for _, chain := range [][]*x509.Certificate{nil, svid.Certificates} {
+			state := tls.ConnectionState{Version: tls.VersionTLS13, DidResume: true, PeerCertificates: chain}
+			if err := config.VerifyConnection(state); attest.Reason(err) != "tls-resumed" {
+				t.Errorf("%s with %d certificates: got %v, want tls-resumed", name, len(chain), err)
+			}
+		}
+	}
+}
+
 type countingCache struct{ put int }
 
 func (c *countingCache) Get(string) (*tls.ClientSessionState, bool) { return nil, false }

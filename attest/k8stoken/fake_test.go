@@ -199,12 +199,12 @@ func agentOf(t testing.TB, node attest.Node) attest.Identity {
 // from the fake; on one path it fails, or without an error never answers.
 type inProcess struct {
 	api    *apiserver
-	silent string
+	silent string // "" means no path
 	err    error
 }
 
 func (i inProcess) RoundTrip(req *http.Request) (*http.Response, error) {
-	if strings.HasSuffix(req.URL.Path, i.silent) {
+	if i.silent != "" && strings.HasSuffix(req.URL.Path, i.silent) {
 		if i.err != nil {
 			return nil, i.err
 		}

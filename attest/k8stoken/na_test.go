@@ -387,6 +387,31 @@ func TestDeadline(t *testing.T) {
 	}
 }
 
+// TestRetryAfter: a busy API server is asked once, and its word is passed on at
+// once; client-go of its own would wait and ask again.
+func TestRetryAfter(t *testing.T) {
+	for _, path := range []string{"/tokenreviews", "/pods/web-0", "/nodes/node-1"} {
+		synctest.Test(t, func(t *testing.T) {
+			api, asked := cluster(), 0
+			api.answer = func(w http.ResponseWriter, req *http.Request) bool {
+				if !strings.HasSuffix(req.URL.Path, path) {
+					return false
+				}
+				asked++
+				w.Header().Set("Retry-After", "1")
+				writeStatus(w, 429, metav1.StatusReasonTooManyRequests)
+				return true
+			}
+			r, start := newReviewer(t, &rest.Config{Host: "http://fake", Transport: inProcess{api: api}}), time.Now()
+			got, err := r.AttestWorkload(t.Context(), agentOf(t, node1), web, attest.NewToken("workload:web-0"))
+			judge(t, path, got, err, unavailableWant)
+			if took := time.Since(start); took != 0 || asked != 1 {
+				t.Errorf("%s: asked %d times in %s, want once and no wait", path, asked, took)
+			}
+		})
+	}
+}
+
 func TestNewRefuses(t *testing.T) {
 	good := cluster().start(t).Config
 	for name, change := range map[string]func(*Config){

@@ -24,7 +24,6 @@ const (
 	// MaxSize is the largest file that Parse reads, in bytes.
 	MaxSize = 1 << 20
 
-	maxDepth      = 8    // of YAML; the format needs five
 	maxExecutable = 4095 // PATH_MAX without its NUL
 	maxLabels     = 64
 )
@@ -107,13 +106,11 @@ func plain(data []byte) error {
 	if err := d.Decode(&more); !errors.Is(err, io.EOF) {
 		return attest.Refuse("registry-several-documents", "something follows the first document")
 	}
-	return walk(&doc, 0)
+	return walk(&doc)
 }
 
-func walk(n *yaml.Node, depth int) error {
-	if depth > maxDepth {
-		return attest.Refuse("registry-yaml", "line %d: deeper than %d", n.Line, maxDepth)
-	}
+// walk recurses as deep as the file is nested; the reader of YAML has a limit.
+func walk(n *yaml.Node) error {
 	if n.Kind == yaml.AliasNode || n.Anchor != "" || n.ShortTag() == "!!merge" {
 		return attest.Refuse("registry-alias", "line %d: anchors, aliases and merges are not read", n.Line)
 	}
@@ -125,7 +122,7 @@ func walk(n *yaml.Node, depth int) error {
 		return attest.Refuse("registry-yaml", "line %d: tag %.40q", n.Line, n.Tag)
 	}
 	for _, child := range n.Content {
-		if err := walk(child, depth+1); err != nil {
+		if err := walk(child); err != nil {
 			return err
 		}
 	}
