@@ -67,7 +67,7 @@ rbac/parse               : rbac
 rbac/rbactest            : rbac rbac/compile rbac/eval rbac/parse
 
 mesh               :
-manager            : attest rbac rbac/distribute
+manager/kube       : attest rbac/distribute
 deploy             :
 `
 

@@ -203,7 +203,7 @@ type deltaStream = grpc.BidiStreamingClient[discoveryv3.DeltaDiscoveryRequest, d
 // ends without an error when no pods are left.
 func (r *run) follow(ctx context.Context, s *shard) (heard bool, err error) {
 	ctx, cancel := context.WithCancel(ctx)
-	d, err := discoveryv3.NewAggregatedDiscoveryServiceClient(r.Conn).DeltaAggregatedResources(ctx)
+	d, err := discoveryv3.NewAggregatedDiscoveryServiceClient(r.Conn).DeltaAggregatedResources(ctx, grpc.MaxCallRecvMsgSize(maxMessage))
 	if err != nil {
 		cancel()
 		return false, fmt.Errorf("opening the stream: %w", err)
