@@ -57,6 +57,7 @@ func Run(ctx context.Context, c Config, d Deps) error {
 			return err
 		}
 	}
+	r := &run{td: td, config: c, deps: d, authority: authority}
 	health := daemon.NewHealth()
 	health.Ready("certificate", func(context.Context) error {
 		own, err := authority.GetX509SVID()
@@ -65,41 +66,66 @@ func Run(ctx context.Context, c Config, d Deps) error {
 		}
 		return err
 	})
-
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return authority.Run(ctx) })
 	group.Go(func() error { return health.Serve(ctx, c.Health, d.Log) })
 	group.Go(func() error { return publishFile(ctx, authority, filepath.Join(c.StateDir, BundleFile)) })
-	attester, services := d.Attester, []spiffeid.ID(nil)
-	if k := c.Attestation.Kubernetes; k != nil {
-		client, err := k.client()
+	group.Go(func() error { return r.join(ctx, group) })
+	return group.Wait()
+}
+
+// A run is one call of Run.
+type run struct {
+	td        spiffeid.TrustDomain
+	config    Config
+	deps      Deps
+	authority *ca.Authority
+}
+
+// join starts the CA's faces in the group.
+func (r *run) join(ctx context.Context, group *errgroup.Group) error {
+	c := server.Config{
+		TrustDomain: r.td, Authority: r.authority, Attester: r.deps.Attester,
+		Hosts: r.config.Attestation.Hosts != nil, Log: r.deps.Log,
+	}
+	if k := r.config.Attestation.Kubernetes; k != nil {
+		reviewer, err := r.joinKubernetes(ctx, group, k)
 		if err != nil {
 			return err
 		}
-		reviewer, err := k.reviewer(td, client)
-		if err != nil {
-			return err
-		}
-		if attester == nil {
-			attester = reviewer
+		if c.Attester == nil {
+			c.Attester = reviewer
 		}
 		for _, s := range k.Services {
-			services = append(services, spiffeid.RequireFromSegments(td, "istio-auth", s.Name))
-		}
-		if c.BundleConfigMap.Name != "" {
-			group.Go(func() error { return publishConfigMap(ctx, authority, client, c.BundleConfigMap, d.Log) })
-		}
-		if c.Istio.Listen != "" {
-			istio := server.NewIstio(server.IstioConfig{TrustDomain: td, Authority: authority, Attester: reviewer, Audiences: c.Istio.Audiences, Log: d.Log})
-			group.Go(func() error { return serve(ctx, c.Istio.Listen, d.Log, istio) })
+			c.Services = append(c.Services, spiffeid.RequireFromSegments(r.td, "istio-auth", s.Name))
 		}
 	}
-	if attester == nil {
+	if c.Attester == nil {
 		return errors.New("attestation: nobody's word is evidence")
 	}
-	s := server.New(server.Config{TrustDomain: td, Authority: authority, Attester: attester, Services: services, Hosts: c.Attestation.Hosts != nil, Log: d.Log})
-	group.Go(func() error { return serve(ctx, c.Listen, d.Log, s) })
-	return group.Wait()
+	group.Go(func() error { return serve(ctx, r.config.Listen, r.deps.Log, server.New(c)) })
+	return nil
+}
+
+// joinKubernetes starts what only a cluster has: first trust in a ConfigMap,
+// and the listener for stock Istio clients.
+func (r *run) joinKubernetes(ctx context.Context, group *errgroup.Group, k *Kubernetes) (*k8stoken.Reviewer, error) {
+	client, err := k.client()
+	if err != nil {
+		return nil, err
+	}
+	reviewer, err := k.reviewer(r.td, client)
+	if err != nil {
+		return nil, err
+	}
+	if where := r.config.BundleConfigMap; where.Name != "" {
+		group.Go(func() error { return publishConfigMap(ctx, r.authority, client, where, r.deps.Log) })
+	}
+	if istio := r.config.Istio; istio.Listen != "" {
+		s := server.NewIstio(server.IstioConfig{TrustDomain: r.td, Authority: r.authority, Attester: reviewer, Audiences: istio.Audiences, Log: r.deps.Log})
+		group.Go(func() error { return serve(ctx, istio.Listen, r.deps.Log, s) })
+	}
+	return reviewer, nil
 }
 
 // A service is one of the CA's faces, with what its gRPC server must be made with.

@@ -51,45 +51,49 @@ func Run(ctx context.Context, c Config, d Deps) error {
 	if err != nil {
 		return fmt.Errorf("trustDomain: %w", err)
 	}
+	r := &run{td: td, config: c, deps: d, own: d.Own, health: daemon.NewHealth(), policies: distribute.NewServer(td, c.RootNamespace)}
 	group, ctx := errgroup.WithContext(ctx)
-	health := daemon.NewHealth()
-	group.Go(func() error { return health.Serve(ctx, c.Health, d.Log) })
-	own := d.Own
-	if own == nil {
-		authority, err := caclient.New(ctx, c.CA, caclient.Options{TrustDomain: td, Log: d.Log})
+	group.Go(func() error { return r.health.Serve(ctx, c.Health, d.Log) })
+	group.Go(func() error { return r.join(ctx, group) })
+	return group.Wait()
+}
+
+// join starts the manager's parts in the group.
+func (r *run) join(ctx context.Context, group *errgroup.Group) error {
+	if r.own == nil {
+		authority, err := caclient.New(ctx, r.config.CA, caclient.Options{TrustDomain: r.td, Log: r.deps.Log})
 		if err != nil {
 			return err
 		}
 		group.Go(func() error { return authority.Run(ctx) })
-		own = authority
+		r.own = authority
 	}
-	health.Ready("ca", func(context.Context) error {
-		svid, err := own.GetX509SVID()
+	r.health.Ready("ca", func(context.Context) error {
+		svid, err := r.own.GetX509SVID()
 		if err == nil && time.Now().After(svid.Certificates[0].NotAfter) {
 			err = errors.New("our own certificate has expired")
 		}
 		return err
 	})
-
-	r := &run{td: td, deps: d, own: own, health: health, policies: distribute.NewServer(td, c.RootNamespace)}
-	switch {
-	case c.Source.Files != nil:
-		if err := r.setHosts(c.Source.Files.Registry); err != nil {
+	switch source := r.config.Source; {
+	case source.Files != nil:
+		if err := r.setHosts(source.Files.Registry); err != nil {
 			return err
 		}
-		group.Go(func() error { return files.Watch(ctx, c.Source.Files.Policies, r.loaded) })
-	case c.Source.Kubernetes != nil:
-		if err := r.watchKubernetes(ctx, group, c.Source.Kubernetes); err != nil {
+		group.Go(func() error { return files.Watch(ctx, source.Files.Policies, r.loaded) })
+	case source.Kubernetes != nil:
+		if err := r.watchKubernetes(ctx, group, source.Kubernetes); err != nil {
 			return err
 		}
 	}
-	group.Go(func() error { return r.serve(ctx, c.Listen) })
-	return group.Wait()
+	group.Go(func() error { return r.serve(ctx, r.config.Listen) })
+	return nil
 }
 
 // A run is one call of Run.
 type run struct {
 	td       spiffeid.TrustDomain
+	config   Config
 	deps     Deps
 	own      Identity
 	health   *daemon.Health

@@ -75,8 +75,15 @@ func Run(ctx context.Context, c Config, d Deps) error {
 
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return r.health.Serve(ctx, c.Health, d.Log) })
+	group.Go(func() error { return r.join(ctx, group, agent) })
+	return group.Wait()
+}
+
+// join starts the agent's parts in the group.
+func (r *run) join(ctx context.Context, group *errgroup.Group, agent *nodeagent.Agent) error {
+	c := r.config
 	authority, err := caclient.New(ctx, c.CA, caclient.Options{
-		TrustDomain: td, Log: d.Log, Join: c.Workloads.Hosts != nil, Evidence: d.Evidence,
+		TrustDomain: r.td, Log: r.deps.Log, Join: c.Workloads.Hosts != nil, Evidence: r.deps.Evidence,
 		OnBundle: func(_ context.Context, b bundle.Versioned) error {
 			agent.SetBundle(b.Bundle)
 			return nil
@@ -104,7 +111,7 @@ func Run(ctx context.Context, c Config, d Deps) error {
 	group.Go(func() error { return agent.Run(ctx) })
 	group.Go(func() error { return authority.Run(ctx) })
 	group.Go(func() error { return r.follow(ctx, authority) })
-	return group.Wait()
+	return nil
 }
 
 // follow takes policies from the manager, once we have a certificate to show.
