@@ -42,6 +42,22 @@ lint: ## formatting and vet
 generate: ## regenerate what is generated
 	go generate ./...
 
+.PHONY: bench
+bench: ## measure, and print a line of JSON for each figure; BENCH=issuance for one
+	@go run ./cmd/internal/bench $(BENCH)
+
+.PHONY: images
+images: envoy ## write the container images as OCI archives into dist/images
+	cd deploy/images && go run . -version '$(subst +,-,$(VERSION))' -revision '$(shell git rev-parse HEAD)' -envoy $(CURDIR)/.tools/envoy-1.40.0/envoy
+
+.PHONY: e2e
+e2e: images ## the end-to-end tests alone, on a node of their own (root; after make kube node-deps)
+	go test -count=1 -v -timeout 30m ./test/e2e
+
+.PHONY: node-deps
+node-deps: ## fetch containerd, runc and the CNI plugins for the test node into .tools
+	hack/node-deps.sh
+
 .PHONY: kube
 kube: .tools/kube/kubeall ## build Kubernetes, etcd and helm for the tests into .tools/kube (9 minutes on two cores)
 

@@ -40,6 +40,7 @@ var benches = []struct {
 }{
 	{"issuance", issuance},
 	{"fanout", fanout},
+	{"first-identity", firstIdentity},
 	{"compile", compileTime},
 }
 
