@@ -38,6 +38,8 @@ func TestDigest(t *testing.T) {
 		{policy("a", rbac.Allow, rbac.Rule{})},
 		{policy("a", rbac.Allow, rbac.Rule{}, rbac.Rule{})},
 		{policy("a", rbac.Allow, rbac.Rule{}), policy("b", rbac.Allow)},
+		{policy("a", rbac.Allow, to(rbac.Operation{}), rbac.Rule{})},
+		{policy("a", rbac.Allow, rbac.Rule{}, to(rbac.Operation{}))},
 		{policy("a", rbac.Allow, from(rbac.Source{Principals: pattern("/a")}))},
 		{policy("a", rbac.Allow, from(rbac.Source{NotPrincipals: pattern("/a")}))},
 		{policy("a", rbac.Allow, from(rbac.Source{Namespaces: pattern("/a")}))},

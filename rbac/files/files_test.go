@@ -104,6 +104,24 @@ func TestWatch(t *testing.T) {
 	})
 }
 
+// TestARacyWrite: a file of the same length and the same time, which coarse
+// clocks give, is read again.
+func TestARacyWrite(t *testing.T) {
+	watch(t, map[string]string{"a.yaml": policy("a", "/a")}, func(d *dir) {
+		d.want(1, "a /a", "")
+		path := filepath.Join(d.path, "a.yaml")
+		info, err := os.Stat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		d.write("a.yaml", policy("a", "/b"))
+		if err := os.Chtimes(path, info.ModTime(), info.ModTime()); err != nil {
+			t.Fatal(err)
+		}
+		d.want(2, "a /b", "")
+	})
+}
+
 func TestABadFileKeepsWhatItSaid(t *testing.T) {
 	watch(t, map[string]string{"a.yaml": policy("a", "/a"), "b.yaml": policy("b", "/b")}, func(d *dir) {
 		d.want(1, "a /a, b /b", "")
