@@ -253,7 +253,9 @@ func attributeRows(key *ecdsa.PrivateKey) (rows []csrRow) {
 	isCA := element(0x30, []byte{6, 3, 0x55, 0x1d, 19}, element(4, []byte{0x30, 3, 1, 1, 0xff}))
 	san := element(0x30, []byte{6, 3, 0x55, 0x1d, 17}, element(4, element(0x30, element(0x86, []byte("spiffe://mesh.test/a")))))
 	bad := element(0x30, []byte{6, 3, 0x55, 0x1d, 17}, element(4, []byte{0x30, 5, 0x86}))
-	extensions := func(list ...[]byte) []byte { return element(0x30, extensionRequest, element(0x31, element(0x30, list...))) }
+	extensions := func(list ...[]byte) []byte {
+		return element(0x30, extensionRequest, element(0x31, element(0x30, list...)))
+	}
 
 	add("challenge password", Accepted, element(0x30, password, secret))
 	add("unstructured name", Accepted, element(0x30, unstructured, secret))
