@@ -56,6 +56,7 @@ func (s *service) serve(c *conn) error {
 	if err != nil {
 		return err
 	}
+	c.session.Names = s.MaxNames
 	c.sources, c.number, c.sent = sources, s.opened.Add(1), make(chan error, 1)
 	s.Observe(Event{Kind: Connected, Stream: c.number})
 	err = s.loop(c)

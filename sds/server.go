@@ -45,6 +45,9 @@ type Server struct {
 	// MaxStreams is how many streams may be open at once. Zero means 256: an
 	// Envoy without an aggregated stream opens one for each secret.
 	MaxStreams int
+	// MaxNames is how many resources of one type a stream may subscribe to by
+	// name. Zero means 64: more than one workload has. Who serves nodes sets it.
+	MaxNames int
 	// WriteTimeout is how long a client may leave a message unread before its
 	// stream is ended. Zero means 30 seconds.
 	WriteTimeout time.Duration

@@ -45,8 +45,8 @@ func (s *Session) Delta(now time.Time, request *discoveryv3.DeltaDiscoveryReques
 			sub.add(name)
 		}
 	}
-	if len(sub.names) > MaxNames {
-		return refuse("too-many-names", "%d names on one stream, at most %d", len(sub.names), MaxNames)
+	if most := s.maxNames(); len(sub.names) > most {
+		return refuse("too-many-names", "%d names on one stream, at most %d", len(sub.names), most)
 	}
 	if isNew {
 		sub.claim(request.GetInitialResourceVersions())
@@ -79,14 +79,14 @@ func (s *Session) checkDelta(request *discoveryv3.DeltaDiscoveryRequest) error {
 	if err := checkToken("nonce", request.GetResponseNonce()); err != nil {
 		return err
 	}
-	if err := checkVersions(request.GetInitialResourceVersions()); err != nil {
+	if err := checkVersions(request.GetInitialResourceVersions(), s.maxNames()); err != nil {
 		return err
 	}
 	if err := checkLocators(request.GetResourceLocatorsSubscribe(), request.GetResourceLocatorsUnsubscribe()); err != nil {
 		return err
 	}
-	if err := checkNames(request.GetResourceNamesUnsubscribe()); err != nil {
+	if err := checkNames(request.GetResourceNamesUnsubscribe(), s.maxNames()); err != nil {
 		return err
 	}
-	return checkNames(request.GetResourceNamesSubscribe())
+	return checkNames(request.GetResourceNamesSubscribe(), s.maxNames())
 }

@@ -14,7 +14,8 @@ import (
 // The limits of a stream. They are far above what an Envoy beside one workload
 // asks for, and low enough that what a hostile one can make us hold is small.
 const (
-	// MaxNames is how many names a stream may subscribe to, for each type.
+	// MaxNames is how many names a stream may subscribe to, for each type,
+	// where its Session does not say otherwise.
 	MaxNames = 64
 	// MaxNameSize is the longest name, in bytes: SPIFFE-ID §2.3 asks for 2048.
 	MaxNameSize = 2048
@@ -92,9 +93,9 @@ func checkToken(what, token string) error {
 	return nil
 }
 
-func checkNames(names []string) error {
-	if len(names) > MaxNames {
-		return refuse("too-many-names", "%d names, at most %d", len(names), MaxNames)
+func checkNames(names []string, most int) error {
+	if len(names) > most {
+		return refuse("too-many-names", "%d names, at most %d", len(names), most)
 	}
 	for _, name := range names {
 		switch {
@@ -110,12 +111,12 @@ func checkNames(names []string) error {
 }
 
 // checkVersions holds initial_resource_versions to the limits of names.
-func checkVersions(versions map[string]string) error {
-	if len(versions) > MaxNames {
-		return refuse("too-many-versions", "%d initial versions, at most %d", len(versions), MaxNames)
+func checkVersions(versions map[string]string, most int) error {
+	if len(versions) > most {
+		return refuse("too-many-versions", "%d initial versions, at most %d", len(versions), most)
 	}
 	for name, version := range versions {
-		if err := checkNames([]string{name}); err != nil {
+		if err := checkNames([]string{name}, 1); err != nil {
 			return err
 		}
 		if err := checkToken("version", version); err != nil {

@@ -220,6 +220,28 @@ func TestTooManyNamesByAndBy(t *testing.T) {
 	wantRefusal(t, err, "too-many-names")
 }
 
+// A node has more pods than a workload has secrets.
+func TestNamesOfANode(t *testing.T) {
+	for _, n := range []int{250, 251} {
+		versions := map[string]string{}
+		for _, name := range manyNames(n) {
+			versions[name] = "1"
+		}
+		sotw, delta := stream.NewSotW(), stream.NewDelta()
+		sotw.Names, delta.Names = 250, 250
+		errs := []error{
+			sotw.SotW(time.Time{}, &discoveryv3.DiscoveryRequest{TypeUrl: types["filter"], ResourceNames: manyNames(n)}),
+			delta.Delta(time.Time{}, &discoveryv3.DeltaDiscoveryRequest{TypeUrl: types["filter"], ResourceNamesSubscribe: manyNames(n)}),
+			delta.Delta(time.Time{}, &discoveryv3.DeltaDiscoveryRequest{TypeUrl: types["secret"], InitialResourceVersions: versions}),
+		}
+		for i, err := range errs {
+			if (err != nil) != (n > 250) {
+				t.Errorf("%d names, request %d: %v", n, i, err)
+			}
+		}
+	}
+}
+
 // A client that refuses without end is ended; one that refuses now and then is
 // not.
 func TestRefusalBudget(t *testing.T) {

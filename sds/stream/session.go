@@ -16,6 +16,10 @@ import (
 //
 // A session is for one goroutine.
 type Session struct {
+	// Names is how many names the client may subscribe to, for each type. Zero
+	// means [MaxNames]. It must not change after the first request.
+	Names int
+
 	delta bool
 	first bool // no request has come yet
 	nonce uint64
@@ -50,6 +54,13 @@ func NewSotW() *Session {
 // NewDelta returns a session that speaks delta (incremental) xDS.
 func NewDelta() *Session {
 	return &Session{first: true, delta: true, subs: map[string]*subscription{}}
+}
+
+func (s *Session) maxNames() int {
+	if s.Names == 0 {
+		return MaxNames
+	}
+	return s.Names
 }
 
 // Types returns the types that the client has asked for, in that order.

@@ -116,5 +116,5 @@ func (s *Session) checkSotW(request *discoveryv3.DiscoveryRequest) error {
 	if err := checkLocators(request.GetResourceLocators()); err != nil {
 		return err
 	}
-	return checkNames(request.GetResourceNames())
+	return checkNames(request.GetResourceNames(), s.maxNames())
 }
