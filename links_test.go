@@ -31,26 +31,34 @@ func TestLinks(t *testing.T) {
 	}
 }
 
-// testNames are the test functions of the tree, those of other modules too.
-func testNames(t *testing.T) map[string]bool {
-	names := map[string]bool{}
-	declared := regexp.MustCompile(`(?m)^func ((?:Test|Fuzz|Benchmark)\w+)\(`)
-	walk(t, "_test.go", func(_ string, text []byte) {
-		for _, match := range declared.FindAllSubmatch(text, -1) {
-			names[string(match[1])] = true
+// promise is a test as the documents name it: `ca/server.TestTable`.
+var promise = regexp.MustCompile("`([a-z0-9/-]+)\\.((?:Test|Fuzz)[A-Z]\\w*)`")
+
+// bareTest is a test that is named without its package, where the text makes
+// plain whose it is.
+var bareTest = regexp.MustCompile("`((?:Test|Fuzz)[A-Z]\\w*)`")
+
+// TestPromises: each test that a document names as holding a promise is there,
+// in the package that the document names.
+func TestPromises(t *testing.T) {
+	declared := map[string]bool{} // package.Test, and Test alone
+	function := regexp.MustCompile(`(?m)^func ((?:Test|Fuzz)\w+)\(`)
+	walk(t, "_test.go", func(path string, text []byte) {
+		for _, match := range function.FindAllSubmatch(text, -1) {
+			declared[filepath.ToSlash(filepath.Dir(path))+"."+string(match[1])] = true
+			declared[string(match[1])] = true
 		}
 	})
-	return names
-}
-
-// TestPromises: each test that a document names as holding a promise exists.
-func TestPromises(t *testing.T) {
-	have, named := testNames(t), regexp.MustCompile("`((?:Test|Fuzz)[A-Z]\\w+)`")
 	promises := 0
 	walk(t, ".md", func(path string, text []byte) {
-		for _, match := range named.FindAllSubmatch(text, -1) {
+		for _, match := range promise.FindAllSubmatch(text, -1) {
 			promises++
-			if !have[string(match[1])] {
+			if name := string(match[1]) + "." + string(match[2]); !declared[name] {
+				t.Errorf("%s names %s, and there is no such test", path, name)
+			}
+		}
+		for _, match := range bareTest.FindAllSubmatch(text, -1) {
+			if !declared[string(match[1])] {
 				t.Errorf("%s names %s, and there is no such test", path, match[1])
 			}
 		}
