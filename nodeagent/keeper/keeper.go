@@ -49,7 +49,8 @@ var forwarded = []os.Signal{unix.SIGTERM, unix.SIGINT, unix.SIGHUP, unix.SIGQUIT
 // Run starts the child and keeps it until it is to stop, which is when a SIGTERM or
 // SIGINT came, or ctx has ended (the child gets a SIGTERM then). It hands each
 // signal on, waits for the child, and returns the child's exit code, 128 and the
-// signal's number where a signal ended it.
+// signal's number where a signal ended it. A ctx that the same signal ends does not
+// make it two: many programs take the second for "at once".
 //
 // A child that dies otherwise is started again: at once, and after a pause where it
 // died young several times in a row. Run returns too when the child exits with 0,
@@ -118,6 +119,7 @@ func (k *Keeper) start() (pid int, err error) {
 // watch waits for the child's end, and reports whether it was wanted.
 func (k *Keeper) watch(ctx context.Context, pid int, signals <-chan os.Signal) (end syscall.WaitStatus, stopped bool) {
 	done := ctx.Done()
+	fromContext := false // the child was told by us, and not by a signal
 	for {
 		// First, for the child may have died before its signal could be heard of.
 		if end, dead := reap(pid); dead {
@@ -128,11 +130,20 @@ func (k *Keeper) watch(ctx context.Context, pid int, signals <-chan os.Signal) (
 			if s == unix.SIGCHLD {
 				continue
 			}
-			stopped = stopped || stops(s)
+			if stops(s) {
+				stopped = true
+				if fromContext {
+					fromContext = false // the signal that ended the context: one wish, told once
+					continue
+				}
+			}
 			k.forward(pid, s.(syscall.Signal))
 		case <-done:
-			done, stopped = nil, true
-			k.forward(pid, unix.SIGTERM)
+			done = nil
+			if !stopped {
+				stopped, fromContext = true, true
+				k.forward(pid, unix.SIGTERM)
+			}
 		}
 	}
 }

@@ -33,7 +33,8 @@ func TestMain(m *testing.M) {
 // playKeeper keeps a child that plays its part. It ends its context when its
 // standard input ends.
 func playKeeper(part string) int {
-	ctx, cancel := context.WithCancel(context.Background())
+	// As programs do: the context ends with the signals that the keeper hands on.
+	ctx, cancel := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
 	go func() { io.Copy(io.Discard, os.Stdin); cancel() }()
 	null, err := os.Open(os.DevNull)
 	if err != nil {
@@ -76,6 +77,11 @@ func playChild(part string) int {
 	for s := range signals {
 		fmt.Println("got", s)
 		if s == unix.SIGTERM || s == unix.SIGINT {
+			select { // long enough for a second one to be seen, were there one
+			case s := <-signals:
+				fmt.Println("got another", s)
+			case <-time.After(30 * time.Millisecond):
+			}
 			return 7
 		}
 	}
