@@ -32,7 +32,9 @@ const usage = `usage:
   demoapp cat FILE...          print files
   demoapp ls FOLDER...         print the names below folders
   demoapp dial SOCKET          connect to a Unix socket
+  demoapp load URL RATE        ask RATE times a second until the input ends; print the counts as JSON
   demoapp pause                wait for a signal
+  demoapp linger               wait, and ignore every request to end
 `
 
 func main() {
@@ -54,6 +56,11 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 	case verb == "pause":
 		<-ctx.Done()
 		return nil
+	case verb == "linger":
+		signal.Ignore(syscall.SIGTERM)
+		select {}
+	case verb == "load" && len(rest) == 2:
+		return runLoad(ctx, rest, os.Stdin, stdout)
 	case verb == "serve" && len(rest) <= 1:
 		return serve(ctx, append(rest, ":8080")[0], stdout)
 	case verb == "echo" && len(rest) == 1:
