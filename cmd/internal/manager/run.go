@@ -119,6 +119,13 @@ func (d Deps) report(all []rbac.Policy, bad error) {
 	}
 }
 
+// What one manager bears: the agents of so many nodes, a few streams each while
+// they reconnect, and so many pods on one of them.
+const (
+	maxAgents = 20_000
+	maxPods   = 1024
+)
+
 // serve answers agents, each about its own node.
 func (r *run) serve(ctx context.Context, address string) error {
 	listener, err := daemon.Listen(ctx, address)
@@ -133,7 +140,7 @@ func (r *run) serve(ctx context.Context, address string) error {
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
 	)
-	(&sds.Server{Log: r.deps.Log, Sources: func(ctx context.Context) ([]sds.Source, error) {
+	(&sds.Server{Log: r.deps.Log, MaxStreams: maxAgents, MaxNames: maxPods, Sources: func(ctx context.Context) ([]sds.Source, error) {
 		id, _, err := caller(ctx)
 		if err != nil {
 			return nil, err

@@ -35,6 +35,8 @@ type sockets struct {
 	// dir is where a workload's socket lives; it is made where it is missing.
 	dir     func(attest.Pod) string
 	filters *distribute.Filters
+	// observe is told what the Envoys acknowledge and refuse, and may be nil.
+	observe func(sds.Event)
 	// admit, where set, judges each process that connects.
 	admit func(*net.UnixConn, attest.Pod) (release func() error, err error)
 }
@@ -63,15 +65,14 @@ func (s *sockets) Open(ctx context.Context, pod attest.Pod) (nodeagent.Endpoint,
 	e := &endpoint{secrets: &secret.Source{}, api: &workloadapi.Server{Log: s.log}, done: make(chan error, 1)}
 	e.forget = func() { s.filters.Remove(pod.UID) }
 	sources := []sds.Source{e.secrets, s.filters.Add(pod)}
-	options := []grpc.ServerOption{
-		grpc.MaxConcurrentStreams(64), grpc.MaxRecvMsgSize(256 << 10), grpc.MaxHeaderListSize(16 << 10),
-		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
-	}
+	options := append(sds.Options(),
+		grpc.MaxHeaderListSize(16<<10),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}))
 	if s.admit != nil {
 		options = append(options, grpc.Creds(peers{admit: func(c *net.UnixConn) (func() error, error) { return s.admit(c, pod) }, log: s.log}))
 	}
 	e.server = grpc.NewServer(options...)
-	(&sds.Server{Sources: func(context.Context) ([]sds.Source, error) { return sources, nil }, Log: s.log}).Register(e.server)
+	(&sds.Server{Sources: func(context.Context) ([]sds.Source, error) { return sources, nil }, Observe: s.observe, Log: s.log}).Register(e.server)
 	e.api.Register(e.server)
 	go func() { e.done <- e.server.Serve(listener) }()
 	return e, nil

@@ -7,6 +7,8 @@ import (
 
 	"github.com/istio-auth/istio-auth/nodeagent"
 	"github.com/istio-auth/istio-auth/rbac/distribute"
+	"github.com/istio-auth/istio-auth/sds"
+	"github.com/istio-auth/istio-auth/sds/secret"
 )
 
 // metrics count what happens on the node. They name no identity: who runs where
@@ -15,6 +17,7 @@ type metrics struct {
 	certificates *prometheus.CounterVec
 	seconds      *prometheus.HistogramVec
 	policies     *prometheus.CounterVec
+	envoys       *prometheus.CounterVec
 }
 
 func newMetrics(r *prometheus.Registry) *metrics {
@@ -33,7 +36,11 @@ func newMetrics(r *prometheus.Registry) *metrics {
 			Help: "What became of policy sets: applied or refused by the agent, enforced or rejected by an Envoy.",
 		}, []string{"event"}),
 	}
-	r.MustRegister(m.certificates, m.seconds, m.policies)
+	m.envoys = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "istio_auth_agent_envoy_events_total",
+		Help: "What Envoys did: connected, disconnected, acked or nacked a resource of the type.",
+	}, []string{"event", "type"})
+	r.MustRegister(m.certificates, m.seconds, m.policies, m.envoys)
 	return m
 }
 
@@ -46,6 +53,21 @@ func (m *metrics) workload(e nodeagent.Event) {
 
 func (m *metrics) policy(e distribute.Event) {
 	m.policies.WithLabelValues(e.Kind.String()).Inc()
+}
+
+// envoy counts what an Envoy did. Types are a closed set: an Envoy chooses the
+// one that it asks for.
+func (m *metrics) envoy(e sds.Event) {
+	kind := "other"
+	switch e.TypeURL {
+	case "":
+		kind = "none"
+	case secret.TypeURL:
+		kind = "secret"
+	case distribute.FilterType:
+		kind = "filter"
+	}
+	m.envoys.WithLabelValues(e.Kind.String(), kind).Inc()
 }
 
 // logPolicy says which policies are in force, by digest.

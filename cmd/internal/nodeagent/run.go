@@ -65,7 +65,7 @@ func Run(ctx context.Context, c Config, d Deps) error {
 			d.ObservePolicy(e)
 		}
 	})
-	r.endpoints = &sockets{log: d.Log, filters: r.filters}
+	r.endpoints = &sockets{log: d.Log, filters: r.filters, observe: metrics.envoy}
 	agent := &nodeagent.Agent{TrustDomain: td, Endpoints: r.endpoints, Log: d.Log, Observe: func(e nodeagent.Event) {
 		metrics.workload(e)
 		if d.Observe != nil {
