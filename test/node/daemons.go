@@ -63,6 +63,8 @@ failCgroupV1: false
 cgroupDriver: cgroupfs
 containerRuntimeEndpoint: unix:///run/containerd/containerd.sock
 resolvConf: /etc/kubernetes/resolv.conf
+clusterDomain: ` + domain + `
+clusterDNS: [` + nodeIP + `]
 tlsCertFile: %[1]s/kubelet.crt
 tlsPrivateKeyFile: %[1]s/kubelet.key
 authentication: {anonymous: {enabled: false}, webhook: {enabled: true}, x509: {clientCAFile: %[1]s/ca.crt}}

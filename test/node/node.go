@@ -5,8 +5,8 @@
 // The node lives in namespaces and cgroups of its own, and leaves nothing
 // behind: no process, mount, interface, rule or cgroup. A test runs outside of
 // them and reaches in with [Node.Client], [Node.Kubectl], [Node.Exec] and
-// [Node.Dial]. There is no DNS in the cluster, and no way out of it: images are
-// loaded by [Node.Load], and pods find services by their cluster IPs.
+// [Node.Dial], by IP addresses. There is no way out of the cluster: images are
+// loaded by [Node.Load], and its DNS knows the cluster's services alone.
 //
 // By hand: go run ./test/node/ianode. Start at [Start]. An API server alone is
 // started sooner by test/kubeapi.
@@ -46,6 +46,7 @@ type Node struct {
 	daemons []daemon
 	config  *rest.Config
 	client  *kubernetes.Clientset
+	names   *names // the DNS; nil until it serves
 }
 
 // Up starts a node with the tools of the repository at tree. A tree runs one
@@ -151,6 +152,11 @@ func (n *Node) up(ctx context.Context) error {
 	}); err != nil {
 		return err
 	}
+	dns, err := n.space.listenPacket(ctx, nodeIP+":53")
+	if err != nil {
+		return fmt.Errorf("starting the DNS: %w", err)
+	}
+	n.names = serveNames(dns, n.client)
 	if err := n.others(); err != nil {
 		return err
 	}
@@ -232,6 +238,9 @@ func (n *Node) Down() error {
 		d.log.Close()
 	}
 	n.daemons = nil
+	if n.names != nil {
+		errs = errors.Join(errs, n.names.close())
+	}
 	return errors.Join(errs, os.RemoveAll(n.run), n.lock.Close())
 }
 

@@ -230,19 +230,34 @@ func (s *space) command(ctx context.Context, args ...string) *exec.Cmd {
 }
 
 // dial connects to an IP address as seen from inside.
-func (s *space) dial(ctx context.Context, network, address string) (net.Conn, error) {
+func (s *space) dial(ctx context.Context, network, address string) (conn net.Conn, err error) {
 	host, _, err := net.SplitHostPort(address)
 	if err != nil || net.ParseIP(host) == nil {
 		return nil, fmt.Errorf("dialling into the node: %q is no IP address and port", address)
 	}
-	type result struct {
-		conn net.Conn
-		err  error
-	}
-	done := make(chan result, 1)
+	err = s.inside(func() (err error) {
+		conn, err = new(net.Dialer).DialContext(ctx, network, address)
+		return err
+	})
+	return conn, err
+}
+
+// listenPacket listens on a UDP address inside.
+func (s *space) listenPacket(ctx context.Context, address string) (conn net.PacketConn, err error) {
+	err = s.inside(func() (err error) {
+		conn, err = new(net.ListenConfig).ListenPacket(ctx, "udp4", address)
+		return err
+	})
+	return conn, err
+}
+
+// inside runs open on a thread that is in the node's network. A socket stays in
+// the network in which it was made. What open calls must not go to other
+// threads: an IP address is dialled by the calling thread itself.
+func (s *space) inside(open func() error) error {
+	done := make(chan error, 1)
 	go func() {
-		// Never unlocked: the thread has another network and ends with this
-		// goroutine. An IP address is dialled by the calling thread itself.
+		// Never unlocked: the thread has another network and ends with this goroutine.
 		runtime.LockOSThread()
 		ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", s.init))
 		if err == nil {
@@ -250,14 +265,12 @@ func (s *space) dial(ctx context.Context, network, address string) (net.Conn, er
 			ns.Close()
 		}
 		if err != nil {
-			done <- result{nil, fmt.Errorf("entering the node's network: %w", err)}
+			done <- fmt.Errorf("entering the node's network: %w", err)
 			return
 		}
-		conn, err := new(net.Dialer).DialContext(ctx, network, address)
-		done <- result{conn, err}
+		done <- open()
 	}()
-	r := <-done
-	return r.conn, r.err
+	return <-done
 }
 
 // save notes the space in a file, for [loadSpace] in another process.
