@@ -318,7 +318,7 @@ func TestRootRunsOut(t *testing.T) {
 	b.Close()
 	now = end.Add(2*time.Second - 6*time.Hour)
 	_, err := New(t.Context(), b.config)
-	if !errors.Is(err, profile.ErrIssuerSpent) || !strings.Contains(err.Error(), "root") {
+	if !errors.Is(err, profile.ErrIssuerSpent) || !strings.Contains(err.Error(), "bring in a new root") {
 		t.Errorf("%v, want ErrIssuerSpent about the root", err)
 	}
 }

@@ -124,7 +124,7 @@ func (a *Authority) certify(ctx context.Context, by *signing, c certificate) (*x
 	}); err != nil {
 		return nil, appendError(ctx, err)
 	}
-	// step 9: the signature
+	// step 9: the signature, by a key that shows itself to nobody
 	signature, err := crypto.SignMessage(by.key, rand.Reader, tbs, hashOf(by.cert))
 	if err != nil {
 		err = fmt.Errorf("%w: signing: %w", attest.ErrUnavailable, err)
