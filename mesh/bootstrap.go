@@ -152,7 +152,7 @@ const maxConnections = 20_000
 func kept() *matcherv3.ListStringMatcher {
 	list := &matcherv3.ListStringMatcher{}
 	for _, names := range []string{
-		`http\.(inbound|outbound-[^.]+)\.(rbac\..*|downstream_(rq|cx)_(total|active|[1-5]xx|max_duration_reached)|downstream_rq_time)`,
+		`http\.(inbound|outbound-[^.]+)\.(rbac\..*|downstream_(rq|cx)_(total|active|[1-5]xx|max_duration_reached|drain_close)|downstream_rq_time)`,
 		`http\.inbound\..*rbac\..*`,
 		`listener\.(inbound|probe)\.(downstream_cx_(total|active|transport_socket_connect_timeout)|ssl\.(handshake|session_reused|fail_.*|connection_error|no_certificate|versions\..*|curves\..*|certificate\..*))`,
 		`cluster\.(app|outbound-[^.]+)\.(upstream_(rq|cx)_(total|active|[1-5]xx|timeout|retry|connect_fail|max_duration_reached|overflow)|ssl\.(handshake|session_reused|fail_.*|connection_error|certificate\..*))`,
@@ -160,7 +160,7 @@ func kept() *matcherv3.ListStringMatcher {
 		`sds\.[^.]+\.(update_.*|version|control_plane\.connected_state)`,
 		`extension_config_discovery\..*`,
 		`control_plane\.connected_state`,
-		`listener_manager\.(listener_modified|listener_create_failure|total_listeners_(active|warming))`,
+		`listener_manager\.(listener_modified|listener_create_failure|total_listeners_(active|warming|draining))`,
 		`server\.(live|state|uptime|version|memory_allocated|total_connections)`,
 	} {
 		list.Patterns = append(list.Patterns, &matcherv3.StringMatcher{
