@@ -28,6 +28,7 @@ const (
 // decide judges one request of an agent, and issues where all agrees.
 func (s *Server) decide(ctx context.Context, c caller, r *capb.IssueRequest) (*ca.Issued, attest.Identity, error) {
 	none := attest.Identity{}
+	// step 2: what is asked, by its looks
 	if err := s.shape(r); err != nil {
 		return nil, none, err
 	}
@@ -44,10 +45,12 @@ func (s *Server) decide(ctx context.Context, c caller, r *capb.IssueRequest) (*c
 	}
 	defer release()
 	pod := attest.Pod{Namespace: r.GetPod().GetNamespace(), Name: r.GetPod().GetName(), UID: r.GetPod().GetUid()}
+	// step 3: proof of possession
 	binding := proof.Binding{TrustDomain: s.td, TLS: c.binding, Purpose: proof.Issue, Subject: pod.UID}
 	if err := proof.Verify(key, binding, signature); err != nil {
 		return nil, none, refusal(ReasonProof, err)
 	}
+	// step 4: evidence becomes an identity
 	order := ca.Request{Key: key}
 	if r.GetCurrent() != nil {
 		order.Identity, order.Evidence, err = s.renewal(ctx, c, pod, r.GetCurrent(), key)

@@ -23,6 +23,7 @@ type issueStream = grpc.BidiStreamingServer[capb.IssueRequest, capb.IssueRespons
 // Issue issues the certificates of an agent's workloads, many at once, until
 // the agent's own certificate ends.
 func (s *Server) Issue(stream issueStream) error {
+	// step 1: who asks, which the gate has found out
 	c, err := callerOf(stream.Context())
 	if err != nil {
 		return err
