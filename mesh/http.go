@@ -68,8 +68,11 @@ func (b *builder) manager(d door) *hcmv3.HttpConnectionManager {
 			// To many servers a_b and a-b are one header.
 			HeadersWithUnderscoresAction: corev3.HttpProtocolOptions_REJECT_REQUEST,
 		},
-		DrainTimeout:          durationpb.New(b.spans.drain),
-		RequestHeadersTimeout: durationpb.New(10 * time.Second),
+		// In plaintext no certificate ages, so an HTTP/1 client is told of the end
+		// with an answer. Else it would meet it by chance, with a request under way.
+		Http1SafeMaxConnectionDuration: d.tls == nil,
+		DrainTimeout:                   durationpb.New(b.spans.drain),
+		RequestHeadersTimeout:          durationpb.New(10 * time.Second),
 		Http2ProtocolOptions: &corev3.Http2ProtocolOptions{
 			MaxConcurrentStreams:        wrapperspb.UInt32(100),
 			InitialStreamWindowSize:     wrapperspb.UInt32(64 << 10),
