@@ -144,13 +144,24 @@ func (j *Journal) Outcome(out Outcome) error {
 // Sync makes everything durable that was appended.
 func (j *Journal) Sync(ctx context.Context) error {
 	j.mu.Lock()
-	if j.broken != nil || len(j.queue) == 0 {
-		defer j.mu.Unlock()
-		return j.broken
+	var last *batch
+	if n := len(j.queue); n > 0 {
+		last = j.queue[n-1]
 	}
-	b := j.queue[len(j.queue)-1]
 	j.mu.Unlock()
-	return j.commit(ctx, b)
+	if last != nil {
+		return j.commit(ctx, last)
+	}
+	// What was taken from the queue is durable when its writer gives the turn back.
+	select {
+	case j.turn <- struct{}{}:
+		<-j.turn
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.broken
 }
 
 // enqueue adds a record to the batch that is filled. The caller holds mu.

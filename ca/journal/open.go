@@ -195,7 +195,7 @@ func (x *index) replay(frame []byte, now time.Time) error {
 		case r.Intent != nil && (&Entry{Intent: *r.Intent}).expired(now):
 			// Expired: it can still be read, by Records.
 		case r.Intent != nil:
-			err = x.intent(*r.Intent)
+			err = x.add(*r.Intent)
 		case x.serials[string(r.Outcome.Serial.Bytes())] != nil:
 			err = x.outcome(*r.Outcome)
 		}
