@@ -164,8 +164,9 @@ func TestOutboundAge(t *testing.T) {
 		}
 	}
 	made, _ := w.Stat(t, "cluster.outbound-self.upstream_cx_total")
-	if made < 4 {
-		t.Errorf("%d connections in %v, want one each %v", made, life, life/5)
+	given, _ := w.Stat(t, "cluster.outbound-self.upstream_cx_max_duration_reached")
+	if made < 4 || given < 4 {
+		t.Errorf("%d connections in %v, %d of them given up, want one each %v", made, life, given, life/5)
 	}
 	t.Logf("%d requests over %d connections", n, made)
 }

@@ -61,6 +61,15 @@ func TestReady(t *testing.T) {
 	w.agent.identify(t, w.ca, w.ca.SVID(t, serverID, time.Hour))
 	w.becomes(t, 200)
 
+	// Each probe is a handshake: an open connection would stay green.
+	before, _ := w.Stat(t, "listener.probe.ssl.handshake")
+	for range 10 {
+		w.ready()
+	}
+	if after, _ := w.Stat(t, "listener.probe.ssl.handshake"); after-before != 10 {
+		t.Errorf("%d handshakes for ten probes", after-before)
+	}
+
 	// Each makes it red, and the next certificate green again.
 	good := func() { t.Helper(); w.agent.identify(t, w.ca, w.ca.SVID(t, serverID, time.Hour)); w.becomes(t, 200) }
 	w.agent.set(t, "default", certificateSecret(t, w.ca.SVID(t, serverID, -time.Minute)))

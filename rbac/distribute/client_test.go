@@ -204,6 +204,9 @@ func TestManyPods(t *testing.T) {
 		if n, _ := m.count(sds.Acked); n != 301 {
 			t.Errorf("%d acknowledgements, want 301: one pod has changed", n)
 		}
+		if n, detail := m.count(sds.Nacked); n != 0 {
+			t.Errorf("%d refusals: %s", n, detail)
+		}
 		// A pod goes and another comes: the streams stay.
 		f.Remove("uid-p3")
 		late := pod("late")
