@@ -15,7 +15,6 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
-	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
@@ -132,14 +131,11 @@ func (r *run) serve(ctx context.Context, address string) error {
 	if err != nil {
 		return err
 	}
-	g := grpc.NewServer(
+	g := grpc.NewServer(append(distribute.ServerOptions(),
 		grpc.Creds(credentials.NewTLS(mtls.Server(r.own, r.own, mtls.Agents(r.td)))),
 		grpc.StreamInterceptor(untilCertificateEnds),
 		grpc.UnaryInterceptor(noUnary),
-		grpc.MaxConcurrentStreams(16), grpc.MaxRecvMsgSize(256<<10), grpc.MaxHeaderListSize(16<<10),
-		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
-		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
-	)
+		grpc.MaxConcurrentStreams(16), grpc.MaxRecvMsgSize(256<<10), grpc.MaxHeaderListSize(16<<10))...)
 	(&sds.Server{Log: r.deps.Log, MaxStreams: maxAgents, MaxNames: maxPods, Sources: func(ctx context.Context) ([]sds.Source, error) {
 		id, _, err := caller(ctx)
 		if err != nil {

@@ -64,7 +64,7 @@ func (s *sockets) Open(ctx context.Context, pod attest.Pod) (nodeagent.Endpoint,
 	}
 	e := &endpoint{secrets: &secret.Source{}, api: &workloadapi.Server{Log: s.log}, done: make(chan error, 1)}
 	e.forget = func() { s.filters.Remove(pod.UID) }
-	sources := []sds.Source{e.secrets, s.filters.Add(pod)}
+	sources := []sds.Source{e.secrets, reportingFilter{s.filters.Add(pod)}}
 	options := append(sds.Options(),
 		grpc.MaxHeaderListSize(16<<10),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}))
@@ -76,6 +76,19 @@ func (s *sockets) Open(ctx context.Context, pod attest.Pod) (nodeagent.Endpoint,
 	e.api.Register(e.server)
 	go func() { e.done <- e.server.Serve(listener) }()
 	return e, nil
+}
+
+// reportingFilter tells the workload's policies what its Envoy makes of them.
+type reportingFilter struct{ *distribute.PodFilter }
+
+// Observe is called by package sds with the events of this type.
+func (f reportingFilter) Observe(e sds.Event) {
+	switch e.Kind {
+	case sds.Acked:
+		f.Acknowledged(e.Version)
+	case sds.Nacked:
+		f.Rejected(e.Version, e.Detail)
+	}
 }
 
 // An endpoint serves one workload.

@@ -12,9 +12,7 @@ import (
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials"
-	"google.golang.org/grpc/keepalive"
 
 	"github.com/istio-auth/istio-auth/attest"
 	"github.com/istio-auth/istio-auth/attest/registry"
@@ -133,12 +131,8 @@ func (r *run) follow(ctx context.Context, own *client.Client) error {
 // certificate and trust as they are at each handshake.
 func dialManager(address string, td spiffeid.TrustDomain, own *client.Client) (*grpc.ClientConn, error) {
 	server := spiffeid.RequireFromSegments(td, "istio-auth", "manager")
-	conn, err := grpc.NewClient(address,
-		grpc.WithTransportCredentials(credentials.NewTLS(mtls.Client(own, own, mtls.Exactly(server)))),
-		grpc.WithConnectParams(grpc.ConnectParams{MinConnectTimeout: 3 * time.Second, Backoff: backoff.Config{
-			BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 5 * time.Second,
-		}}),
-		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}))
+	credentials := grpc.WithTransportCredentials(credentials.NewTLS(mtls.Client(own, own, mtls.Exactly(server))))
+	conn, err := grpc.NewClient(address, append(distribute.DialOptions(), credentials)...)
 	if err != nil {
 		return nil, fmt.Errorf("manager.address %q: %w", address, err)
 	}
