@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io/fs"
 	"math/big"
+	"os"
 	"path/filepath"
 	"time"
 
@@ -66,7 +67,7 @@ func (a *Authority) load(ctx context.Context) error {
 // loadIssuer replaces an issuer that is missing or past half of its life; where
 // that fails, one that may still sign a full life goes on.
 func (a *Authority) loadIssuer(ctx context.Context, now time.Time) error {
-	if a.issuer.Load() != nil && now.Before(a.issuerDue()) {
+	if a.issuer.Load() != nil && !a.issuerIsDue(now) {
 		return nil
 	}
 	err := a.makeIssuer(ctx, now)
@@ -80,21 +81,23 @@ func (a *Authority) loadIssuer(ctx context.Context, now time.Time) error {
 	return nil
 }
 
-// renewIssuer makes a new issuer where the present one is past half of its life.
+// renewIssuer makes a new issuer where the present one is due.
 func (a *Authority) renewIssuer(ctx context.Context, now time.Time) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if now.Before(a.issuerDue()) {
+	if !a.issuerIsDue(now) {
 		return nil
 	}
 	return a.makeIssuer(ctx, now)
 }
 
-// issuerDue is when half of the issuer's life is over. Verifiers know its root:
-// a new one need not be announced to anybody.
-func (a *Authority) issuerDue() time.Time {
+// issuerIsDue reports whether half of the issuer's life is over, or none of it has
+// begun: a clock that was wrong made it. Verifiers know its root: a new one need
+// not be announced to anybody.
+func (a *Authority) issuerIsDue(now time.Time) bool {
 	cert := a.issuer.Load().cert
-	return cert.NotBefore.Add(cert.NotAfter.Sub(cert.NotBefore) / 2)
+	half := cert.NotBefore.Add(cert.NotAfter.Sub(cert.NotBefore) / 2)
+	return now.Before(cert.NotBefore) || !now.Before(half)
 }
 
 func newest(all []store.Authority, role store.Role) *x509.Certificate {
@@ -199,11 +202,12 @@ func (a *Authority) makeIssuer(ctx context.Context, now time.Time) error {
 	}
 	template, err := a.config.Profile.Issuer(order, a.root.cert)
 	if err != nil {
-		return err
+		return errors.Join(err, os.Remove(a.keyPath(order.Serial)))
 	}
 	cert, err := a.certifyAuthority(ctx, a.root, template, order)
 	if err != nil {
-		return fmt.Errorf("making an issuer: %w", err)
+		// It will be tried again: no key stays behind each time.
+		return errors.Join(fmt.Errorf("making an issuer: %w", err), os.Remove(a.keyPath(order.Serial)))
 	}
 	change := store.Change{Add: []store.Authority{{Role: store.Issuer, State: store.Active, Cert: cert}}}
 	if present := a.issuer.Load(); present != nil {

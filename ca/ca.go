@@ -60,6 +60,7 @@ type Config struct {
 type intents interface {
 	Append(context.Context, journal.Intent) error
 	Outcome(journal.Outcome) error
+	Broken() <-chan struct{}
 }
 
 // An Authority issues certificates. Make it with [New], keep [Authority.Run]
@@ -168,10 +169,16 @@ func (a *Authority) GetX509BundleForTrustDomain(td spiffeid.TrustDomain) (*x509b
 	return a.bundle.GetX509BundleForTrustDomain(td)
 }
 
-// retry is the wait after a renewal failed, at most.
-const retry = 10 * time.Second
+const (
+	// retry is the wait after a renewal failed, at most.
+	retry = 10 * time.Second
+	// look is how often Run looks at the clock: no timer hears of one that was set.
+	look = 15 * time.Second
+)
 
-// Run renews the authority's own certificate and its issuer until ctx ends.
+// Run renews the authority's own certificate and its issuer until ctx ends. It
+// returns an error wrapping journal.ErrBroken when the journal takes nothing any
+// more: then nothing can be issued until the authority is opened anew.
 func (a *Authority) Run(ctx context.Context) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -179,8 +186,10 @@ func (a *Authority) Run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-a.intents.Broken():
+			return fmt.Errorf("ca: nothing can be issued: %w", journal.ErrBroken)
 		case <-timer.C:
-			timer.Reset(a.renew(ctx))
+			timer.Reset(min(look, a.renew(ctx)))
 		}
 	}
 }
@@ -194,9 +203,10 @@ func (a *Authority) renew(ctx context.Context) time.Duration {
 		// What is still issued keeps its full life: this is a warning, not an outage.
 		a.config.Log.Error("the issuer is due for renewal", "err", err, "not_after", a.Issuer().NotAfter)
 	} else {
-		wait = min(a.issuerDue().Sub(now), time.Hour)
+		wait = look
 	}
-	if due := a.ownDue(); now.Before(due) {
+	own := a.own.Load().Certificates[0]
+	if due := a.ownDue(); !now.Before(own.NotBefore) && now.Before(due) {
 		return max(min(wait, due.Sub(now)), time.Second)
 	}
 	if err := a.renewOwn(ctx); err != nil {

@@ -37,6 +37,7 @@ type fakeJournal struct {
 	outcomes []journal.Outcome
 	append   error
 	outcome  error
+	broken   chan struct{}
 }
 
 func (f *fakeJournal) Append(_ context.Context, in journal.Intent) error {
@@ -50,6 +51,8 @@ func (f *fakeJournal) Outcome(out journal.Outcome) error {
 	f.outcomes = append(f.outcomes, out)
 	return f.outcome
 }
+
+func (f *fakeJournal) Broken() <-chan struct{} { return f.broken }
 
 // A fakeKey signs by a function, given the key that it stands for.
 type fakeKey struct {

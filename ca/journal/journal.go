@@ -82,6 +82,7 @@ type Journal struct {
 	chain [sha256.Size]byte // of the last frame; only the holder of turn touches it
 	end   int64             // where the next frame goes; same
 	turn  chan struct{}     // held while writing
+	shut  chan struct{}     // closed when a write or sync has failed
 
 	mu     sync.Mutex // guards the fields below
 	queue  []*batch   // what is not written yet, oldest first
@@ -233,9 +234,14 @@ func (j *Journal) breaks(err error) error {
 	defer j.mu.Unlock()
 	if j.broken == nil {
 		j.broken = fmt.Errorf("%w: %w", ErrBroken, err)
+		close(j.shut)
 	}
 	return j.broken
 }
+
+// Broken is closed when a write or sync has failed: from then on every intent is
+// refused with [ErrBroken].
+func (j *Journal) Broken() <-chan struct{} { return j.shut }
 
 // Close writes what waits, ends the file with an empty frame, so that a bad last
 // byte costs no intent, and gives the file free.

@@ -341,6 +341,11 @@ func TestFailureReachesAll(t *testing.T) {
 
 func checkBroken(t *testing.T, j *Journal, m *memory) {
 	t.Helper()
+	select {
+	case <-j.Broken():
+	default:
+		t.Error("nobody is told that the journal is broken")
+	}
 	if err := j.Append(t.Context(), intent(2)); !errors.Is(err, ErrBroken) {
 		t.Errorf("the next intent: %v, want ErrBroken", err)
 	}

@@ -107,7 +107,7 @@ func open(f file, now time.Time, cut func(torn []byte, at int64) error) (*Journa
 			return nil, err
 		}
 	}
-	j := &Journal{file: f, turn: make(chan struct{}, 1), index: newIndex()}
+	j := &Journal{file: f, turn: make(chan struct{}, 1), shut: make(chan struct{}), index: newIndex()}
 	r, err := newReader(f, size)
 	if err != nil {
 		return nil, err
