@@ -85,7 +85,7 @@ var fences = map[string][]string{
 	"net/url":                                  {"attest", "ca/profile", "ca/lint", "mtls", "cmd"},
 	"regexp":                                   {"cmd"},
 	"unsafe":                                   {},
-	"testing":                                  {"ca/catest", "sds/sdstest", "rbac/rbactest"},
+	"testing":                                  {"ca/catest", "sds/sdstest", "rbac/rbactest", "cmd/internal/daemon/daemontest"},
 	module + "/test/":                          {},
 }
 

@@ -5,8 +5,13 @@ package ca
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"github.com/istio-auth/istio-auth/attest"
+	"github.com/istio-auth/istio-auth/attest/k8stoken"
 	"github.com/istio-auth/istio-auth/cmd/internal/daemon"
 )
 
@@ -95,8 +100,8 @@ func (c *Config) Validate() error {
 	var p daemon.Problems
 	p.TrustDomain("trustDomain", c.TrustDomain)
 	p.Path("stateDir", c.StateDir, true)
-	p.Address("listen", c.Listen, true)
-	p.Address("health", c.Health, false)
+	p.Listen("listen", c.Listen, true)
+	p.Listen("health", c.Health, false)
 	if d := c.Life.Workload.Std(); d < 5*time.Second || d > 24*time.Hour {
 		p.Addf("life.workload", "%v is not from 5s to 24h", d)
 	}
@@ -110,35 +115,56 @@ func (c *Config) Validate() error {
 	if h := c.Attestation.Hosts; h != nil {
 		p.Path("attestation.hosts.registry", h.Registry, true)
 	}
-	if (c.BundleConfigMap.Name == "") != (c.BundleConfigMap.Namespace == "") {
+	switch where := c.BundleConfigMap; {
+	case (where.Name == "") != (where.Namespace == ""):
 		p.Addf("bundleConfigMap", "set namespace and name, or neither")
+	case where.Name != "":
+		p.Label("bundleConfigMap.namespace", where.Namespace)
+		p.Subdomain("bundleConfigMap.name", where.Name, true)
 	}
 	if c.BundleConfigMap.Name != "" && c.Attestation.Kubernetes == nil {
 		p.Addf("bundleConfigMap", "needs attestation.kubernetes")
 	}
-	c.Istio.validate(&p, c.Attestation.Kubernetes != nil)
+	c.Istio.validate(&p, c.TrustDomain, c.Attestation.Kubernetes != nil)
 	return p.Err()
 }
 
 func (k *Kubernetes) validate(p *daemon.Problems) {
 	p.Path("attestation.kubernetes.kubeconfig", k.Kubeconfig, false)
-	for i, a := range k.Agents {
-		if a.Namespace == "" || a.ServiceAccount == "" || a.DaemonSet == "" {
-			p.Addf(fmt.Sprintf("attestation.kubernetes.agents[%d]", i), "namespace, serviceAccount and daemonSet are all required")
+	// An account has one role: a second one would be a matter of order.
+	roles := map[[2]string]string{}
+	account := func(field, namespace, name string) {
+		p.Label(field+".namespace", namespace)
+		p.Subdomain(field+".serviceAccount", name, true)
+		if first, taken := roles[[2]string{namespace, name}]; taken {
+			p.Addf(field, "the service account %s/%s is that of %s", namespace, name, first)
+			return
 		}
+		roles[[2]string{namespace, name}] = field
 	}
+	for i, a := range k.Agents {
+		field := fmt.Sprintf("attestation.kubernetes.agents[%d]", i)
+		account(field, a.Namespace, a.ServiceAccount)
+		p.Subdomain(field+".daemonSet", a.DaemonSet, true)
+	}
+	names := map[string]bool{"ca": true} // ours, and nobody else's
 	for i, s := range k.Services {
-		if s.Namespace == "" || s.ServiceAccount == "" || s.Name == "" {
-			p.Addf(fmt.Sprintf("attestation.kubernetes.services[%d]", i), "namespace, serviceAccount and name are all required")
+		field := fmt.Sprintf("attestation.kubernetes.services[%d]", i)
+		account(field, s.Namespace, s.ServiceAccount)
+		if _, err := attest.NewService(anyDomain, s.Name); err != nil {
+			p.Addf(field+".name", "%v", err)
+		} else if names[s.Name] {
+			p.Addf(field+".name", "%q is taken", s.Name)
 		}
-		if s.Name == "ca" || s.Name == "node" {
-			p.Addf(fmt.Sprintf("attestation.kubernetes.services[%d].name", i), "%q is not given to anybody else", s.Name)
-		}
+		names[s.Name] = true
 	}
 }
 
-func (i *Istio) validate(p *daemon.Problems, kubernetes bool) {
-	p.Address("istio.listen", i.Listen, false)
+// anyDomain stands in where a name is checked, whatever the trust domain.
+var anyDomain = spiffeid.RequireTrustDomainFromString("any.example")
+
+func (i *Istio) validate(p *daemon.Problems, domain string, kubernetes bool) {
+	p.Listen("istio.listen", i.Listen, false)
 	if i.Listen == "" {
 		if len(i.Audiences) > 0 {
 			p.Addf("istio.audiences", "set without istio.listen")
@@ -151,9 +177,16 @@ func (i *Istio) validate(p *daemon.Problems, kubernetes bool) {
 	if len(i.Audiences) == 0 {
 		p.Addf("istio.audiences", "an empty list accepts nobody: name one, such as \"istio-ca\"")
 	}
+	var reserved []string
+	if td, err := spiffeid.TrustDomainFromString(domain); err == nil {
+		reserved = []string{k8stoken.AgentAudience(td), k8stoken.WorkloadAudience(td)}
+	}
 	for n, a := range i.Audiences {
-		if a == "" {
-			p.Addf(fmt.Sprintf("istio.audiences[%d]", n), "is empty")
+		switch field := fmt.Sprintf("istio.audiences[%d]", n); {
+		case a == "":
+			p.Addf(field, "is empty")
+		case slices.Contains(reserved, a):
+			p.Addf(field, "%q is an audience of our own protocol: no token is good for both", a)
 		}
 	}
 }

@@ -34,7 +34,7 @@ type Config struct {
 
 // Validate adds what is wrong with c to p.
 func (c Config) Validate(p *daemon.Problems) {
-	p.Address("ca.address", c.Address, true)
+	p.Dial("ca.address", c.Address)
 	p.Path("ca.bundle", c.Bundle, true)
 	p.Path("ca.token", c.Token, true)
 }

@@ -47,11 +47,9 @@ func Defaults() Config { return Config{RootNamespace: "istio-system"} }
 func (c *Config) Validate() error {
 	var p daemon.Problems
 	p.TrustDomain("trustDomain", c.TrustDomain)
-	p.Address("listen", c.Listen, true)
-	p.Address("health", c.Health, false)
-	if c.RootNamespace == "" {
-		p.Addf("rootNamespace", "is required")
-	}
+	p.Listen("listen", c.Listen, true)
+	p.Listen("health", c.Health, false)
+	p.Label("rootNamespace", c.RootNamespace)
 	c.CA.Validate(&p)
 	p.OneOf("source", map[string]bool{"kubernetes": c.Source.Kubernetes != nil, "files": c.Source.Files != nil})
 	if k := c.Source.Kubernetes; k != nil {

@@ -59,20 +59,19 @@ func (c *Config) Validate() error {
 	var p daemon.Problems
 	p.TrustDomain("trustDomain", c.TrustDomain)
 	c.CA.Validate(&p)
-	p.Address("manager.address", c.Manager.Address, true)
+	p.Dial("manager.address", c.Manager.Address)
 	p.Path("runDir", c.RunDir, true)
-	p.Address("health", c.Health, false)
+	p.Listen("health", c.Health, false)
 	p.OneOf("workloads", map[string]bool{"csi": c.Workloads.CSI != nil, "hosts": c.Workloads.Hosts != nil})
 	if d := c.Workloads.CSI; d != nil {
 		if d.KubeletDir == "" {
 			d.KubeletDir = "/var/lib/kubelet"
 		}
+		p.Subdomain("workloads.csi.node", d.Node, false)
 		p.Path("workloads.csi.kubeletDir", d.KubeletDir, true)
 	}
 	if h := c.Workloads.Hosts; h != nil {
-		if h.Node == "" {
-			p.Addf("workloads.hosts.node", "is required: this host's name in the registry")
-		}
+		p.Subdomain("workloads.hosts.node", h.Node, true)
 		p.Path("workloads.hosts.registry", h.Registry, true)
 	}
 	return p.Err()
