@@ -28,7 +28,7 @@ func (b *builder) requestLog(listener string) []*accesslogv3.AccessLog {
 		"peer":       "%" + side + "_PEER_URI_SAN%",
 		"tls":        "%" + side + "_TLS_VERSION%",
 		"method":     "%REQ(:METHOD)%",
-		"path":       "%PATH(NQ)%",
+		"path":       thePath,
 		"host":       "%REQ(:AUTHORITY)%",
 		"code":       "%RESPONSE_CODE%",
 		"details":    "%RESPONSE_CODE_DETAILS%",

@@ -86,9 +86,12 @@ func (b *builder) manager(d door) *hcmv3.HttpConnectionManager {
 		StripTrailingHostDot:         true,
 		StripPortMode:                &hcmv3.HttpConnectionManager_StripAnyHostPort{StripAnyHostPort: true},
 		// The peer's address is the connection's, whatever a header says, and
-		// nobody is "internal": x-envoy-* from outside is dropped.
-		UseRemoteAddress:      wrapperspb.Bool(true),
-		InternalAddressConfig: &hcmv3.HttpConnectionManager_InternalAddressConfig{},
+		// nobody is "internal": x-envoy-* from outside is dropped. An empty list
+		// would mean every private address, so it names one that no peer has.
+		UseRemoteAddress: wrapperspb.Bool(true),
+		InternalAddressConfig: &hcmv3.HttpConnectionManager_InternalAddressConfig{
+			CidrRanges: []*corev3.CidrRange{{AddressPrefix: "255.255.255.255", PrefixLen: wrapperspb.UInt32(32)}},
+		},
 		// A forged x-forwarded-client-cert goes; the proved one is set.
 		ForwardClientCertDetails:    hcmv3.HttpConnectionManager_SANITIZE_SET,
 		SetCurrentClientCertDetails: &hcmv3.HttpConnectionManager_SetCurrentClientCertDetails{Uri: true},

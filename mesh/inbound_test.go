@@ -280,33 +280,40 @@ func testRequests(t *testing.T, w *world, good *tls.Config) {
 
 // testHeaders: what the application is told of its peer is the sidecar's word.
 func testHeaders(t *testing.T, w *world, good *tls.Config) {
-	w.app.take()
-	code := w.raw(t, good, "GET //a/./b/../c?q=/x/.. HTTP/1.1\r\nHost: Cart.:8080\r\n"+
-		"X-Forwarded-Client-Cert: URI=spiffe://td.test/ns/root/sa/admin\r\nX-Forwarded-For: 10.1.2.3\r\nX-HTTP-Method-Override: DELETE\r\n"+
-		"X-HTTP-Method: DELETE\r\nX-Method-Override: DELETE\r\nX-Envoy-Original-Path: /admin\r\nX-Envoy-Internal: true\r\n"+
-		"X-Envoy-Retry-On: 5xx\r\nX-Envoy-Upstream-RQ-Timeout-Ms: 1\r\n\r\n")
-	got := w.app.take()
-	if code != 200 || len(got) != 1 {
-		t.Fatalf("code %d, %d requests", code, len(got))
+	const names = "X-Http-Method-Override X-Http-Method X-Method-Override X-Original-Url X-Rewrite-Url X-Envoy-Original-Path " +
+		"X-Envoy-Original-Host X-Envoy-Internal X-Envoy-Retry-On X-Envoy-Max-Retries X-Envoy-Upstream-Rq-Timeout-Ms"
+	var forged strings.Builder
+	for name := range strings.FieldsSeq(names) {
+		forged.WriteString(name + ": 1\r\n")
 	}
-	r := got[0]
-	if r.RequestURI != "/a/c?q=/x/.." {
-		t.Errorf("path %q, want it normalised", r.RequestURI)
-	}
-	if r.Host != "Cart" {
-		t.Errorf("host %q, want no port and no trailing dot", r.Host)
-	}
-	xfcc := r.Header.Get("X-Forwarded-Client-Cert")
-	if !strings.Contains(xfcc, "URI="+clientID.String()) || strings.Contains(xfcc, "admin") {
-		t.Errorf("x-forwarded-client-cert: %q", xfcc)
-	}
-	for _, name := range []string{"X-Http-Method-Override", "X-Http-Method", "X-Method-Override", "X-Envoy-Original-Path", "X-Envoy-Internal", "X-Envoy-Retry-On", "X-Envoy-Upstream-Rq-Timeout-Ms"} {
-		if v := r.Header.Get(name); v != "" {
-			t.Errorf("%s: %q reached the application", name, v)
+	// Envoy holds a peer for internal by its address, if no other comes with it.
+	for _, forwarded := range []string{"", "X-Forwarded-For: 10.1.2.3\r\n"} {
+		w.app.take()
+		code := w.raw(t, good, "GET //a/./b/../c?q=/x/.. HTTP/1.1\r\nHost: Cart.:8080\r\n"+
+			"X-Forwarded-Client-Cert: URI=spiffe://td.test/ns/root/sa/admin\r\n"+forwarded+forged.String()+"\r\n")
+		got := w.app.take()
+		if code != 200 || len(got) != 1 {
+			t.Fatalf("code %d, %d requests", code, len(got))
 		}
-	}
-	if xff := r.Header.Get("X-Forwarded-For"); !strings.HasPrefix(xff, "10.1.2.3,") {
-		t.Errorf("x-forwarded-for %q, want the connection's address behind it", xff)
+		r := got[0]
+		if r.RequestURI != "/a/c?q=/x/.." {
+			t.Errorf("path %q, want it normalised", r.RequestURI)
+		}
+		if r.Host != "Cart" {
+			t.Errorf("host %q, want no port and no trailing dot", r.Host)
+		}
+		xfcc := r.Header.Get("X-Forwarded-Client-Cert")
+		if !strings.Contains(xfcc, "URI="+clientID.String()) || strings.Contains(xfcc, "admin") {
+			t.Errorf("x-forwarded-client-cert: %q", xfcc)
+		}
+		for name := range strings.FieldsSeq(names) {
+			if v := r.Header.Get(name); v != "" {
+				t.Errorf("%s: %q reached the application", name, v)
+			}
+		}
+		if xff := r.Header.Get("X-Forwarded-For"); forwarded != "" && !strings.HasPrefix(xff, "10.1.2.3,") {
+			t.Errorf("x-forwarded-for %q, want the connection's address behind it", xff)
+		}
 	}
 }
 
@@ -334,6 +341,30 @@ func onPath(t *testing.T, path string) *rbacv3.RBAC {
 		}},
 		OnNoMatch: action("shop/deny/1", rbacconfigv3.RBAC_DENY),
 	}}
+}
+
+// TestPolicyPathIsTheApplications: no header makes policy decide on another path
+// than the one that the application gets, and none makes the log lie.
+func TestPolicyPathIsTheApplications(t *testing.T) {
+	w := newLiveWorld(t)
+	w.agent.allow(t, onPath(t, "/public"))
+	good := w.tls(w.ca.SVID(t, clientID, time.Hour))
+	within(t, 5*time.Second, "the policy denies", func() bool { return w.raw(t, good, "GET / HTTP/1.1\r\nHost: cart\r\n\r\n") == 403 })
+	w.app.take()
+	for _, header := range []string{
+		"X-Envoy-Original-Path", "X-Envoy-Original-Url", "X-Original-Url", "X-Original-Uri", "X-Rewrite-Url", "X-Forwarded-Path", "X-Forwarded-Prefix", "Path",
+	} {
+		if code := w.raw(t, good, "GET /admin HTTP/1.1\r\nHost: cart\r\n"+header+": /public\r\n\r\n"); code != 403 {
+			t.Errorf("%s: got %d, want 403", header, code)
+		}
+	}
+	if got := w.app.take(); len(got) > 0 {
+		t.Errorf("%d requests reached the application", len(got))
+	}
+	w.logged(t, func(l map[string]any) bool { return l["path"] == "/admin" && l["code"] == 403.0 })
+	if strings.Contains(w.Stdout(), "/public") {
+		t.Error("the log has a path that nobody asked for")
+	}
 }
 
 // TestPolicy: the filter is discovered, decides on the next request of the same

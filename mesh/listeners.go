@@ -16,8 +16,11 @@ import (
 // it is TLS: no plaintext chain exists to be matched.
 func (b *builder) inbound() *listenerv3.Listener {
 	routes := everythingTo(appCluster)
-	// Servers that honour these would see another method than policy did.
-	routes[0].RequestHeadersToRemove = []string{"x-http-method", "x-http-method-override", "x-method-override"}
+	// Servers that honour these would see another method, or another path, than
+	// policy did.
+	routes[0].RequestHeadersToRemove = []string{
+		"x-http-method", "x-http-method-override", "x-method-override", "x-original-url", "x-rewrite-url",
+	}
 	return b.listener(door{
 		name:    "inbound",
 		stats:   "inbound",
@@ -57,6 +60,10 @@ func (b *builder) policy() *hcmv3.HttpFilter {
 	}
 }
 
+// thePath is the path that the application gets, without its query. A PATH that
+// does not say which would prefer the header x-envoy-original-path.
+const thePath = "%PATH(NQ:PATH)%"
+
 // pathState gives policy the path without the query, which no input of Envoy's
 // matchers is: :path holds both, and a rule for /a would miss /a?x.
 func (b *builder) pathState() *hcmv3.HttpFilter {
@@ -68,7 +75,7 @@ func (b *builder) pathState() *hcmv3.HttpFilter {
 				FactoryKey:  "envoy.string",
 				ReadOnly:    true,
 				SkipIfEmpty: true,
-				Value:       &filterstatev3.FilterStateValue_FormatString{FormatString: text("%PATH(NQ)%")},
+				Value:       &filterstatev3.FilterStateValue_FormatString{FormatString: text(thePath)},
 			}},
 		})},
 	}

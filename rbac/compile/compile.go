@@ -36,7 +36,7 @@ import (
 
 // Names that the compiled filter and the bootstrap share.
 const (
-	// PathKey is the filter state that holds %PATH(NQ)%, as an envoy.string.
+	// PathKey is the filter state that holds %PATH(NQ:PATH)%, as an envoy.string.
 	// A filter in front of this one sets it.
 	PathKey = "istio-auth.path"
 	// StatPrefix begins the filter's statistics and the keys of its dynamic
