@@ -148,6 +148,8 @@ attestation: {kubernetes: {}}
 
 func TestConfig(t *testing.T) { configs.Run(t) }
 
+func TestConfigOfTheChart(t *testing.T) { configs.Chart(t, "istio-ca") }
+
 func FuzzDecode(f *testing.F) { configs.Fuzz(f) }
 
 // TestProblems: a bad file is told whole, not a line at each start.

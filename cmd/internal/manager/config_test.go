@@ -82,4 +82,6 @@ source:
 
 func TestConfig(t *testing.T) { configs.Run(t) }
 
+func TestConfigOfTheChart(t *testing.T) { configs.Chart(t, "istio-manager") }
+
 func FuzzDecode(f *testing.F) { configs.Fuzz(f) }

@@ -83,4 +83,6 @@ workloads:
 
 func TestConfig(t *testing.T) { configs.Run(t) }
 
+func TestConfigOfTheChart(t *testing.T) { configs.Chart(t, "istio-nodeagent") }
+
 func FuzzDecode(f *testing.F) { configs.Fuzz(f) }

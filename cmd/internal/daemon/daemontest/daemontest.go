@@ -103,6 +103,39 @@ func (s Suite) RoundTrip(t *testing.T, data []byte) {
 	}
 }
 
+// Chart tests that the chart renders configurations that the daemon takes: it
+// reads those that deploy's golden files hold for the program of that name.
+func (s Suite) Chart(t *testing.T, program string) {
+	files, err := filepath.Glob(filepath.FromSlash("../../../deploy/testdata/*.out.yaml"))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no golden file of the chart (%v)", err)
+	}
+	found := 0
+	for _, file := range files {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for document := range strings.SplitSeq(string(data), "\n---\n") {
+			var object struct {
+				Kind     string
+				Metadata struct{ Name string }
+				Data     map[string]string
+			}
+			if err := yaml.Unmarshal([]byte(document), &object); err != nil {
+				t.Fatalf("%s: %v", file, err)
+			}
+			if object.Kind == "ConfigMap" && object.Metadata.Name == program {
+				found++
+				s.RoundTrip(t, []byte(object.Data["config.yaml"]))
+			}
+		}
+	}
+	if found == 0 {
+		t.Errorf("the chart has no ConfigMap %s", program)
+	}
+}
+
 // Fuzz decodes whatever comes: it never panics, and what is accepted passes
 // [Suite.RoundTrip]. The corpus lies beside the caller.
 func (s Suite) Fuzz(f *testing.F) {
