@@ -108,11 +108,18 @@ func (sub *subscription) drop(name string) {
 		return
 	}
 	delete(sub.names, name)
-	if !sub.wildcard {
+	if !sub.wildcard || sub.forgettable(name) {
 		delete(sub.entries, name)
 		return
 	}
 	sub.entry(name).due = true // what the wildcard has of it is to be told
+}
+
+// forgettable reports whether nothing will ever be told of a name that does not
+// exist. To keep it would let a client fill our memory with names, each asked
+// for and left again.
+func (sub *subscription) forgettable(name string) bool {
+	return sub.snapshot.Resources[name] == nil && (!sub.delta || !sub.snapshot.Complete && sub.entry(name).holds == "")
 }
 
 // setWildcard begins or ends the subscription to everything.
