@@ -31,6 +31,11 @@ const (
 	FilterName = "istio-auth.rbac"
 	// MaxPolicies is how many policies may apply to one workload.
 	MaxPolicies = 10_000
+	// MaxSize is how many bytes those may have. A filter has some thirty times
+	// as many, and its making takes four times as many again: the authors of one
+	// namespace must not be able to take the memory of a node's agent, or to
+	// make a message that ends the stream of all its pods.
+	MaxSize = 1 << 20
 )
 
 // A Refusal is why an agent does not take what the manager says of a workload.
@@ -240,6 +245,9 @@ func (f *Filters) tell(p *PodFilter, kind EventKind, a answer, err error) {
 // understand reads an answer whole, or refuses it, and takes a share in its
 // filter.
 func (f *Filters) understand(pod attest.Pod, version string, body []byte) (answer, error) {
+	if len(body) > MaxSize {
+		return answer{}, refuse("too-large", "%d bytes of policies, at most %d", len(body), MaxSize)
+	}
 	m := &policypb.WorkloadPolicies{}
 	if err := proto.Unmarshal(body, m); err != nil {
 		return answer{}, refuse("malformed", "%w", err)

@@ -1,6 +1,7 @@
 package distribute_test
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -193,13 +194,16 @@ func TestApplyRefuses(t *testing.T) {
 		"no YAML":              {source("{"), "bad-policy"},
 		"unknown key":          {source(policy("shop", "p", `{rulez: []}`)), "bad-policy"},
 		"unsupported":          {source(policy("shop", "p", `{rules: [{when: [{key: source.ip, values: ["1.2.3.4"]}]}]}`)), "bad-policy"},
+		"too large": {edit(func(m *policypb.WorkloadPolicies) {
+			m.Policies[0].Source = append(m.Policies[0].Source, bytes.Repeat([]byte{' '}, distribute.MaxSize)...)
+		}), "too-large"},
 		"too many": {edit(func(m *policypb.WorkloadPolicies) {
 			for len(m.Policies) <= distribute.MaxPolicies {
-				m.Policies = append(m.Policies, m.Policies[0])
+				m.Policies = append(m.Policies, &policypb.Policy{Name: "p"}) // small enough
 			}
 		}), "too-many-policies"},
 	}
-	if got, want := len(table), 23; got != want {
+	if got, want := len(table), 24; got != want {
 		t.Fatalf("%d rows, want %d", got, want)
 	}
 	for name, row := range table {

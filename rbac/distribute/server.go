@@ -196,6 +196,9 @@ func (s *Server) resource(w Workload) (*stream.Resource, error) {
 		p.Selector = nil
 		message.Policies = append(message.Policies, &policypb.Policy{Namespace: p.Namespace, Name: p.Name, Source: parse.JSON(p)})
 	}
+	if size := proto.Size(message); size > MaxSize {
+		return nil, fmt.Errorf("%d policies of %d bytes, at most %d", len(message.Policies), size, MaxSize)
+	}
 	return newResource(w.Pod.UID, message)
 }
 

@@ -3,6 +3,7 @@ package distribute_test
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -178,5 +179,29 @@ func TestBadWorkload(t *testing.T) {
 	}
 	if diff := cmp.Diff(map[string][]string{"uid-web": {}}, told(t, a)); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// TestTooMuchForOneWorkload: what one namespace's authors write, however much,
+// delays nobody else; their own workloads stay as they were.
+func TestTooMuchForOneWorkload(t *testing.T) {
+	s := distribute.NewServer(domain, "root")
+	a := source(t, s, "a")
+	other := attest.Pod{Namespace: "other", Name: "o", UID: "uid-o", ServiceAccount: "o"}
+	text := policy("shop", "p", "{}")
+	if err := errors.Join(s.SetPolicies(policies(t, text)), s.SetNode("a", []distribute.Workload{{Pod: pod("web")}, {Pod: other}})); err != nil {
+		t.Fatal(err)
+	}
+	long := `{rules: [{to: [{operation: {paths: [` + strings.Repeat("/a,", parse.MaxObject/6) + `/b]}}]}]}`
+	var flood strings.Builder
+	for i := range 2 * distribute.MaxSize / parse.MaxObject {
+		flood.WriteString(policy("shop", fmt.Sprint("flood-", i), long))
+	}
+	all := append(policies(t, text), policies(t, flood.String())...)
+	if err := s.SetPolicies(append(all, policies(t, policy("other", "q", "{}"))...)); err == nil {
+		t.Error("no error")
+	}
+	if diff := cmp.Diff(map[string][]string{"uid-web": {"shop/p"}, "uid-o": {"other/q"}}, told(t, a)); diff != "" {
+		t.Errorf("-want +got\n%s", diff)
 	}
 }
