@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"time"
 
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
@@ -75,14 +76,15 @@ func (s *Server) attest(ctx context.Context, c caller, r *capb.AttestRequest) (*
 	if err != nil {
 		return nil, none, err
 	}
-	if wait, ok := s.strangers.take(s.now()); !ok {
-		return nil, none, &busyError{ReasonRate, wait}
+	payer, err := s.admitStranger(c)
+	if err != nil {
+		return nil, none, err
 	}
 	key, signature, err := publicKey(r.GetKey())
 	if err != nil {
 		return nil, none, err
 	}
-	release, err := s.work()
+	release, err := s.work(payer)
 	if err != nil {
 		return nil, none, err
 	}
@@ -134,12 +136,34 @@ func (s *Server) agentEvidence(r *capb.AttestRequest) (attest.Token, error) {
 	return attest.NewToken(text), nil
 }
 
-// work takes a slot, or sheds the request.
-func (s *Server) work() (release func(), err error) {
+// admitStranger says whose budget an attestation is of. One of ours that shows the
+// certificate that it has, to get its next, pays from its own: whoever can reach
+// the listener could else keep all agents from renewing. Everybody else pays from
+// that of strangers, whose ID is zero.
+func (s *Server) admitStranger(c caller) (payer spiffeid.ID, err error) {
+	wait, ok := time.Duration(0), false
+	if _, err := s.ours(c.id); err == nil {
+		payer = c.id
+		wait, ok = s.agents.take(payer, s.now())
+	} else {
+		wait, ok = s.strangers.take(s.now())
+	}
+	if !ok {
+		return spiffeid.ID{}, &busyError{ReasonRate, wait}
+	}
+	return payer, nil
+}
+
+// work takes a slot of the caller's share, or sheds the request.
+func (s *Server) work(id spiffeid.ID) (release func(), err error) {
+	if !s.shares.enter(id) {
+		return nil, &busyError{ReasonBusy, spread(time.Second)}
+	}
 	select {
 	case s.working <- struct{}{}:
-		return func() { <-s.working }, nil
+		return func() { s.shares.leave(id); <-s.working }, nil
 	default:
+		s.shares.leave(id)
 		return nil, &busyError{ReasonBusy, spread(time.Second)}
 	}
 }

@@ -39,7 +39,7 @@ func (s *Server) decide(ctx context.Context, c caller, r *capb.IssueRequest) (*c
 	if err != nil {
 		return nil, none, err
 	}
-	release, err := s.work()
+	release, err := s.work(c.id)
 	if err != nil {
 		return nil, none, err
 	}

@@ -36,11 +36,12 @@ func (s *Server) Issue(stream issueStream) error {
 	defer workers.Wait()
 	defer cancel()
 	var (
-		slots = make(chan struct{}, s.limits.PerStream)
-		out   = &sender{stream: stream}
-		ended = time.NewTimer(c.notAfter.Sub(s.now()))
+		slots   = make(chan struct{}, s.limits.PerStream)
+		answers = make(chan *capb.IssueResponse, s.limits.PerStream) // never full: one for each slot
+		ended   = time.NewTimer(c.notAfter.Sub(s.now()))
 	)
 	defer ended.Stop()
+	go send(ctx, stream, answers, slots)
 	requests, failed := receive(ctx, stream.Recv)
 	for {
 		select {
@@ -52,21 +53,31 @@ func (s *Server) Issue(stream issueStream) error {
 		}
 		select {
 		case r := <-requests:
-			workers.Go(func() {
-				defer func() { <-slots }()
-				out.send(s.answer(ctx, c, r))
-			})
+			workers.Go(func() { answers <- s.answer(ctx, c, r) })
 		case err := <-failed:
 			if errors.Is(err, io.EOF) {
 				// The client asks no more; what is under way is still answered.
-				workers.Wait()
-				return nil
+				return s.lastAnswers(ctx, slots, ended.C)
 			}
 			return err
 		case <-ended.C:
 			return expired()
 		}
 	}
+}
+
+// lastAnswers waits until all but the caller's own slot are free.
+func (s *Server) lastAnswers(ctx context.Context, slots chan<- struct{}, ended <-chan time.Time) error {
+	for range s.limits.PerStream - 1 {
+		select {
+		case slots <- struct{}{}:
+		case <-ended:
+			return expired()
+		case <-ctx.Done():
+			return status.FromContextError(ctx.Err()).Err()
+		}
+	}
+	return nil
 }
 
 func expired() error { return status.Error(codes.Unauthenticated, "the certificate has expired") }
@@ -92,17 +103,18 @@ func receive[M any](ctx context.Context, recv func() (*M, error)) (<-chan *M, <-
 	return messages, failed
 }
 
-// A sender lets many answer on one stream.
-type sender struct {
-	mu     sync.Mutex // guards sending on stream, which grpc wants one at a time
-	stream issueStream
-}
-
-// send sends an answer. That the stream has ended, its reader finds out.
-func (s *sender) send(r *capb.IssueResponse) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	_ = s.stream.Send(r)
+// send sends the answers, and frees a slot for each. It waits as long as the client
+// does not read; nobody waits for it: it ends with the handler, as receive does.
+func send(ctx context.Context, stream issueStream, answers <-chan *capb.IssueResponse, slots <-chan struct{}) {
+	for {
+		select {
+		case r := <-answers:
+			_ = stream.Send(r) // that the stream has ended, its reader finds out
+			<-slots
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // answer decides about one request and never fails.

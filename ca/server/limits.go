@@ -24,7 +24,9 @@ type Limits struct {
 	Agent Rate
 
 	// Working is how many requests are worked on at once; more are told to come
-	// back. Default 256.
+	// back. Each agent has a quarter of it at the most, and all strangers together
+	// have one: while a party that has to be asked is slow, nobody takes the places
+	// of all. Default 256.
 	Working int
 
 	// PerStream is how many requests of one stream are worked on at once; more
@@ -112,6 +114,37 @@ func (b *budget) take(now time.Time) (wait time.Duration, ok bool) {
 
 // spread returns a random time between d and twice d.
 func spread(d time.Duration) time.Duration { return d + rand.N(d) }
+
+// shares counts the requests under way of each caller, and bounds them. The zero
+// ID is all strangers together.
+type shares struct {
+	each int
+
+	mu    sync.Mutex // guards the field below
+	taken map[spiffeid.ID]int
+}
+
+func newShares(working int) *shares {
+	return &shares{each: max(1, working/4), taken: map[spiffeid.ID]int{}}
+}
+
+func (s *shares) enter(id spiffeid.ID) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.taken[id] >= s.each {
+		return false
+	}
+	s.taken[id]++
+	return true
+}
+
+func (s *shares) leave(id spiffeid.ID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.taken[id]--; s.taken[id] == 0 {
+		delete(s.taken, id)
+	}
+}
 
 // budgets is one budget for each agent. Those that are full again are
 // forgotten, since a new one would be as full.

@@ -95,7 +95,9 @@ type Server struct {
 	hosts     bool
 	strangers *budget           // of all unattested callers together
 	agents    *budgets          // of each agent
-	working   chan struct{}     // a slot for each Issue request under way
+	ours      rule              // who is no stranger
+	working   chan struct{}     // a slot for each request under way
+	shares    *shares           // of the slots
 	acks      *acknowledgements // of the bundle
 }
 
@@ -118,7 +120,9 @@ func New(c Config) *Server {
 		hosts:     c.Hosts,
 		strangers: newBudget(limits.Strangers),
 		agents:    newBudgets(limits.Agent),
+		ours:      agentsOf(c.TrustDomain).orExactly(c.Services...),
 		working:   make(chan struct{}, limits.Working),
+		shares:    newShares(limits.Working),
 		acks:      newAcknowledgements(),
 	}
 	s.gate.complete()
