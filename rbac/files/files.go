@@ -4,7 +4,8 @@
 // What is being written is not read: a directory counts when two looks at it in
 // a row show the same. A file that is refused keeps its last good policies, so
 // that a slip of the pen opens nothing; a file that is gone takes its policies
-// along. Start at [Watch].
+// along. What a refused file without a good past was to say nobody knows: until
+// it is read or gone, the set stays whole as it was. Start at [Watch].
 package files
 
 import (
@@ -35,16 +36,20 @@ const racy = 2 * time.Second
 // each change, until ctx ends. It calls emit with the whole set, sorted, never
 // twice at once, and with an error that joins what is wrong with which files,
 // [parse.Error]s among others: what such a file last said stays in the set. A
-// policy that two files have is taken from the first by name. Watch returns nil
-// when ctx ends, and an error where dir cannot be read at the beginning; when it
-// cannot be read later, all policies stay.
+// policy that two files have is taken from the first by name. While a file is
+// refused that was never good, the set is the one before it came. Watch returns
+// nil when ctx ends, and an error where dir, or one of its files, cannot be read
+// or is refused at the beginning; when dir cannot be read later, all policies
+// stay.
 func Watch(ctx context.Context, dir string, emit func([]rbac.Policy, error)) error {
 	w := &watcher{dir: dir, emit: emit}
 	seen, err := w.look(nil)
 	if err != nil {
 		return fmt.Errorf("reading the policies: %w", err)
 	}
-	w.load(seen)
+	if err := w.load(seen); err != nil {
+		return fmt.Errorf("reading the policies: %w", err)
+	}
 	tick := time.NewTicker(Interval)
 	defer tick.Stop()
 	for {
@@ -60,7 +65,9 @@ func Watch(ctx context.Context, dir string, emit func([]rbac.Policy, error)) err
 			continue
 		}
 		if same(seen, last) && (w.broken || !same(seen, w.loaded)) {
-			w.load(seen)
+			if err := w.load(seen); err != nil {
+				w.emit(w.all, err)
+			}
 		}
 	}
 }
@@ -100,8 +107,8 @@ func (w *watcher) look(last map[string]file) (map[string]file, error) {
 		path := filepath.Join(w.dir, name)
 		info, err := os.Stat(path) // of what a link points to
 		switch old, ok := last[name]; {
-		case errors.Is(err, os.ErrNotExist):
-			continue
+		case errors.Is(err, os.ErrNotExist) && entry.Type()&os.ModeSymlink == 0:
+			continue // gone meanwhile; a link that leads nowhere is no such thing
 		case err != nil:
 			seen[name] = failed(err)
 		case info.IsDir():
@@ -150,16 +157,20 @@ func same(a, b map[string]file) bool {
 	return true
 }
 
-// load parses what changed and emits the whole.
-func (w *watcher) load(seen map[string]file) {
+// load parses what changed and emits the whole. It returns an error, and emits
+// nothing, where a file is refused that was never good: its policies are not
+// known, and a file of another name may have had them.
+func (w *watcher) load(seen map[string]file) error {
 	good := map[string][]rbac.Policy{}
 	var problems []error
+	unknown := false
 	owner := map[string]string{} // of a policy, the file
 	var all []rbac.Policy
 	for _, name := range sortedNames(seen) {
 		policies, err := w.policies(name, seen[name])
 		if err != nil {
 			problems = append(problems, err)
+			unknown = unknown || len(policies) == 0 // a good file has one at least
 		}
 		good[name] = policies
 		for _, p := range policies {
@@ -171,9 +182,14 @@ func (w *watcher) load(seen map[string]file) {
 			all = append(all, p)
 		}
 	}
+	w.loaded, w.broken = seen, false
+	if unknown {
+		return errors.Join(problems...)
+	}
 	slices.SortFunc(all, rbac.Policy.Compare)
-	w.loaded, w.good, w.all, w.broken = seen, good, all, false
+	w.good, w.all = good, all
 	w.emit(all, errors.Join(problems...))
+	return nil
 }
 
 // policies are the file's, or the last good ones and an error.

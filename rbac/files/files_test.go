@@ -140,8 +140,41 @@ func TestABadFileKeepsWhatItSaid(t *testing.T) {
 	})
 }
 
-func TestANewBadFileHasNothing(t *testing.T) {
-	watch(t, map[string]string{"a.yaml": "kind: Secret"}, func(d *dir) { d.want(1, "", "missing-field") })
+// TestABadFileAtTheBeginning: what a file said before a restart is not known,
+// and no set without it is handed on. It may have held the only ALLOW.
+func TestABadFileAtTheBeginning(t *testing.T) {
+	for name, text := range map[string]string{"a typo": strings.Replace(policy("a", "/a"), "paths", "path", 1), "nothing": ""} {
+		t.Run(name, func(t *testing.T) {
+			d := &dir{t: t, path: t.TempDir()}
+			d.write("a.yaml", text)
+			d.write("b.yaml", policy("b", "/b"))
+			err := files.Watch(t.Context(), d.path, func([]rbac.Policy, error) { t.Error("emitted") })
+			if !errors.Is(err, parse.ErrRefused) {
+				t.Errorf("got %v, want the refusal", err)
+			}
+		})
+	}
+}
+
+// TestANewBadFileChangesNothing: it may be an old one with another name.
+func TestANewBadFileChangesNothing(t *testing.T) {
+	watch(t, map[string]string{"a.yaml": policy("a", "/a"), "b.yaml": policy("b", "/b")}, func(d *dir) {
+		d.want(1, "a /a, b /b", "")
+		d.write("new.yaml", "kind: Secret")
+		d.remove("a.yaml")
+		d.want(2, "a /a, b /b", "missing-field")
+		d.write("b.yaml", policy("b", "/c"))
+		d.want(3, "a /a, b /b", "missing-field")
+		d.write("new.yaml", policy("new", "/n"))
+		d.want(4, "b /c, new /n", "")
+		if err := os.Symlink("nowhere", filepath.Join(d.path, "c.yaml")); err != nil {
+			t.Fatal(err)
+		}
+		d.remove("b.yaml")
+		d.want(5, "b /c, new /n", "other")
+		d.remove("c.yaml")
+		d.want(6, "new /n", "")
+	})
 }
 
 func TestTwoFilesWithOnePolicy(t *testing.T) {
