@@ -65,11 +65,16 @@ type attested struct {
 	life time.Duration // that is left, by the CA's clock
 }
 
-// attest makes one attempt, with a new key, on a connection of its own.
-func (c *Client) attest(ctx context.Context) (*attested, error) {
+// attest makes one attempt, with a new key, on a connection of its own. Where show
+// is set, the certificate that is to be replaced is shown, if it has not ended.
+func (c *Client) attest(ctx context.Context, show bool) (*attested, error) {
 	ctx, cancel := context.WithTimeout(ctx, attestPatience)
 	defer cancel()
-	conn, err := c.dial(mtls.AnonymousClient(c, mtls.Exactly(c.config.Server)))
+	config := mtls.AnonymousClient(c, mtls.Exactly(c.config.Server))
+	if own, err := c.GetX509SVID(); show && err == nil && time.Now().Before(own.Certificates[0].NotAfter) {
+		config = mtls.Client(c, c, mtls.Exactly(c.config.Server))
+	}
+	conn, err := c.dial(config)
 	if err != nil {
 		return nil, err
 	}
@@ -136,11 +141,18 @@ func (c *Client) accept(response *capb.AttestResponse, key crypto.Signer) (*atte
 	}
 	server := response.GetServerTime().AsTime()
 	c.observeTime(server)
+	life := chain[0].NotAfter.Sub(server)
+	if life <= 0 {
+		life = time.Until(chain[0].NotAfter) // the CA does not know the time; we may
+	}
+	if life <= 0 {
+		return nil, fmt.Errorf("client: our own certificate came when it had ended, at %s", chain[0].NotAfter)
+	}
 	svid := &x509svid.SVID{ID: id, Certificates: chain, PrivateKey: key}
 	c.mu.Lock()
 	c.svid, c.keeper = svid, keeper
 	c.mu.Unlock()
-	return &attested{svid: svid, life: chain[0].NotAfter.Sub(server)}, nil
+	return &attested{svid: svid, life: life}, nil
 }
 
 // replace takes a newer bundle. An older one is refused, loudly: it would bring

@@ -48,7 +48,8 @@ func (c *Client) Run(ctx context.Context) error {
 // attestUntilDone attests until it succeeds. It returns false when ctx has ended.
 func (c *Client) attestUntilDone(ctx context.Context) (*attested, bool) {
 	for n := 0; ; n++ {
-		own, err := c.attest(ctx)
+		// The certificate that we have makes us no stranger, if it still counts.
+		own, err := c.attest(ctx, n%2 == 0)
 		if err == nil {
 			return own, true
 		}

@@ -22,6 +22,7 @@ import (
 var (
 	errBroken  = errors.New("client: the connection broke")
 	errRetired = errors.New("client: the session is retired")
+	errSilent  = errors.New("client: the CA took the connection and did not answer")
 )
 
 // lastWords is how long a retired session may wait for its last answers.
@@ -68,8 +69,11 @@ func (c *Client) runSession(ctx context.Context, t term) error {
 	defer close(s.broken)
 	defer c.leave(s)
 
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	// A CA that takes the connection and says nothing is none: another may answer.
+	opening := time.AfterFunc(attestPatience, func() { cancel(errSilent) })
+	defer opening.Stop()
 	group, ctx := errgroup.WithContext(ctx)
 	wire := capb.NewCertificateAuthorityClient(conn)
 	bundles, err := wire.Bundle(ctx)
@@ -77,7 +81,7 @@ func (c *Client) runSession(ctx context.Context, t term) error {
 		return fmt.Errorf("opening the stream of bundles: %w", err)
 	}
 	if _, err := bindingOf(bundles); err != nil {
-		return fmt.Errorf("opening the stream of bundles: %w", err)
+		return errors.Join(fmt.Errorf("opening the stream of bundles: %w", err), context.Cause(ctx))
 	}
 	if s.agent {
 		stream, err := wire.Issue(ctx)
@@ -93,6 +97,7 @@ func (c *Client) runSession(ctx context.Context, t term) error {
 	group.Go(func() error { return c.readBundles(bundles) })
 	group.Go(func() error { return c.applyBundles(ctx, bundles) })
 	group.Go(func() error { return s.untilRetired(ctx, t.retired) })
+	opening.Stop()
 	c.use(s)
 	t.begun()
 	return group.Wait()
