@@ -47,6 +47,28 @@ func wish(err error) time.Duration {
 	return 0
 }
 
+// look is how often a long sleep looks at the wall clock: a timer's stands still
+// while a machine sleeps, and hears of no clock that was set.
+const look = 15 * time.Second
+
+// sleepByBoth sleeps until d has passed by the clock that is ahead: the wall clock,
+// by which certificates end, or that of timers. It returns false when ctx has ended.
+func sleepByBoth(ctx context.Context, d time.Duration) bool {
+	for began := time.Now(); ; {
+		now := time.Now()
+		left := remains(d, now.Round(0).Sub(began.Round(0)), now.Sub(began)) // Round(0) leaves the wall clock alone
+		if left <= 0 {
+			return true
+		}
+		if !sleep(ctx, min(left, look)) {
+			return false
+		}
+	}
+}
+
+// remains is what is left of d when so much has passed by either clock.
+func remains(d, wall, timers time.Duration) time.Duration { return d - max(wall, timers) }
+
 func sleep(ctx context.Context, d time.Duration) bool {
 	timer := time.NewTimer(d)
 	defer timer.Stop()

@@ -104,3 +104,17 @@ func TestLifeless(t *testing.T) {
 		}
 	})
 }
+
+// TestRemains: an hour that a machine slept is an hour of its certificate's, and
+// a clock that is set back gives none.
+func TestRemains(t *testing.T) {
+	for name, c := range map[string]struct{ wall, timers, want time.Duration }{
+		"as it goes":          {10 * time.Minute, 10 * time.Minute, 10 * time.Minute},
+		"asleep for an hour":  {70 * time.Minute, 10 * time.Minute, -50 * time.Minute},
+		"set back by an hour": {-50 * time.Minute, 10 * time.Minute, 10 * time.Minute},
+	} {
+		if got := remains(20*time.Minute, c.wall, c.timers); got != c.want {
+			t.Errorf("%s: %v left, want %v", name, got, c.want)
+		}
+	}
+}

@@ -38,7 +38,7 @@ func (c *Client) Run(ctx context.Context) error {
 		}
 		_, err := attest.AgentFromID(own.svid.ID)
 		c.config.Log.Info("attested", "spiffe_id", own.svid.ID.String(), "agent", err == nil, "life", own.life.Round(time.Second))
-		if !sleep(ctx, renewIn(own.life, rand.Float64())) {
+		if !sleepByBoth(ctx, renewIn(own.life, rand.Float64())) {
 			retire()
 			return ctx.Err()
 		}
