@@ -3,6 +3,7 @@ package kube_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"path/filepath"
 	"strings"
@@ -172,6 +173,44 @@ func TestWatch(t *testing.T) {
 	c.until(t, "has the long policy", func(r reading) bool { return r.err == nil && len(r.texts()) > 50_000 })
 	c.remove(t, "p")
 	c.until(t, "is empty", func(r reading) bool { return r.err == nil && len(r.policies) == 0 })
+}
+
+// TestATypoReachesUs: the API server keeps the fields that it does not know, so
+// that they are refused. Dropped, each of these would leave a policy that lets in
+// more, or denies something else, than its author wrote.
+func TestATypoReachesUs(t *testing.T) {
+	s := kubeapi.Shared(t)
+	s.Kubectl(t, "apply", "--server-side", "-f", filepath.Join(testreq.Tree(t), "deploy", "chart", "crds"))
+	s.Kubectl(t, "wait", "--for=condition=Established", "crd/authorizationpolicies.security.istio.io", "--timeout=20s")
+	client, err := dynamic.NewForConfig(s.Config())
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &cluster{Server: s, namespace: s.Namespace(t), client: client}
+	stop := c.watch(t)
+	defer stop()
+	specs := []string{
+		`{selectors: {matchLabels: {app: web}}, rules: [{}]}`,
+		`{selector: {matchLabels: {app: web}, labels: {app: web}}, rules: [{}]}`,
+		`{rules: [{form: [{source: {principals: [td/ns/a/sa/b]}}]}]}`,
+		`{rules: [{from: [{source: {namespaces: [a]}, sources: {}}]}]}`,
+		`{rules: [{from: [{source: {namespaces: [a], notPrincipal: [td/ns/a/sa/b]}}]}]}`,
+		`{rules: [{to: [{operation: {methods: [GET]}, operations: {}}]}]}`,
+		`{action: DENY, rules: [{to: [{operation: {paths: ["/a"], method: [GET]}}]}]}`,
+	}
+	for i, spec := range specs {
+		c.apply(t, fmt.Sprint("typo-", i), spec)
+	}
+	r := c.until(t, "has all", func(r reading) bool { return len(r.policies) == len(specs) })
+	for i, p := range r.policies {
+		if p.Action != rbac.Deny || len(p.Rules) != 1 || len(p.Rules[0].To) != 0 {
+			t.Errorf("%s: in force %s", specs[i], parse.JSON(p))
+		}
+		c.remove(t, p.Name)
+	}
+	if n := strings.Count(fmt.Sprint(r.err), "there is no field"); n != len(specs) {
+		t.Errorf("%d refused for an unknown field, want %d: %v", n, len(specs), r.err)
+	}
 }
 
 // TestWatchWithoutRights says nothing: what is in force stays.
