@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime/debug"
+	"sync/atomic"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
@@ -29,6 +30,8 @@ type gate struct {
 	limits  Limits
 	now     func() time.Time
 	observe func(Decision)
+	lines   *budgets     // of the log, for each caller; strangers are one
+	leftOut atomic.Int64 // lines, since the last that was written
 
 	// table has a rule for each method that may be called, by its full name as it
 	// is registered. A method without one is refused, whoever calls.
@@ -95,10 +98,15 @@ func callerOf(ctx context.Context) (caller, error) {
 	return c, nil
 }
 
+// logged is how many refusals of one caller are written down: an endless number of
+// short lines fills a disk as well.
+var logged = Rate{PerSecond: 10, Burst: 100}
+
 func (g *gate) complete() {
 	if g.now == nil {
 		g.now = time.Now
 	}
+	g.lines = newBudgets(logged)
 	if g.observe == nil {
 		g.observe = func(Decision) {}
 	}

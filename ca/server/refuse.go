@@ -117,7 +117,12 @@ func (g *gate) refuse(method string, c caller, err error) error {
 func (g *gate) tell(method string, c caller, v verdict, err error) {
 	if v.reason != ReasonRate && v.reason != ReasonBusy {
 		// Those two say nothing about the request, and there are many of them.
-		g.log.Warn("not issued", "method", method, "caller", c.id.String(), "reason", v.reason, "final", v.final, "ref", v.ref, "err", brief(err))
+		if _, ok := g.lines.take(c.id, g.now()); ok {
+			g.log.Warn("not issued", "method", method, "caller", c.id.String(), "reason", v.reason, "final", v.final,
+				"ref", v.ref, "left_out", g.leftOut.Swap(0), "err", brief(err))
+		} else {
+			g.leftOut.Add(1)
+		}
 	}
 	g.observe(Decision{Method: method, Reason: v.reason, Ref: v.ref})
 }
