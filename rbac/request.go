@@ -35,6 +35,13 @@ type Request struct {
 	Path   string
 }
 
+// PlainMethod tells whether a method can be decided upon: it is of capital
+// letters and inner hyphens. HTTP/2 carries any word, "delete" too, which no rule
+// for DELETE matches, and which some servers take for it.
+func PlainMethod(method string) bool {
+	return method != "" && method[0] != '-' && all(method, func(b byte) bool { return 'A' <= b && b <= 'Z' || b == '-' })
+}
+
 // isName tells whether s has only lower-case letters and digits, and, neither
 // first nor last, the bytes of inner.
 func isName(s, inner string) bool {

@@ -2,7 +2,7 @@
 //
 // A set becomes one HTTP RBAC filter in matcher form: a list that is read from
 // the top until one line matches. First come the guards (the peer is a workload
-// of our trust domain, the path is one to decide upon), then a line for each
+// of our trust domain, path and method are such as to decide upon), then a line for each
 // rule of the DENY policies, then one for each rule of the ALLOW policies, and
 // last the default. One filter, so that DENY and ALLOW change in the same moment
 // when Envoy gets it by extension configuration discovery. Every line has a
@@ -14,8 +14,8 @@
 // request is refused.
 //
 // Literals are exact, prefix, suffix and contains matchers, so that a dot is a
-// dot. The one regular expression is the identity guard; nothing of a policy is
-// in it.
+// dot. Regular expressions are in the guards alone; nothing of a policy is in
+// them.
 //
 // Start at [HTTP].
 package compile
@@ -48,6 +48,7 @@ const (
 const (
 	noIdentity   = "no-identity"
 	badPath      = "bad-path"
+	noMethod     = "no-method"
 	noAllowMatch = "no-allow-match"
 	noAllow      = "no-allow"
 )
@@ -131,6 +132,8 @@ func (c *compiler) guards() []*xdsmatcherv3.Matcher_MatcherList_FieldMatcher {
 	return []*xdsmatcherv3.Matcher_MatcherList_FieldMatcher{
 		c.line(not(isWorkload).when, noIdentity, rbacv3.RBAC_DENY),
 		c.line(not(isPlain).when, badPath, rbacv3.RBAC_DENY),
+		// rbac.PlainMethod.
+		c.line(not(term{when: c.regex(c.method, `[A-Z][-A-Z]*`)}).when, noMethod, rbacv3.RBAC_DENY),
 	}
 }
 

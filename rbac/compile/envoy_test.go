@@ -1,9 +1,12 @@
 package compile_test
 
 import (
+	"context"
+	"crypto/tls"
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"net/http"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -237,6 +240,43 @@ func TestEnvoyRefusesOddPaths(t *testing.T) {
 		got, err := c.do("c0", rbactest.Call{Method: "GET", Target: target})
 		if err != nil || got.details != details {
 			t.Errorf("%s: got %+v, %v, want %s", target, got, err, details)
+		}
+	}
+}
+
+// TestEnvoyRefusesOddMethods: HTTP/2 carries any word for a method. One that a
+// rule could not name, and a server might take for one that it could, is refused
+// also where everybody is allowed.
+func TestEnvoyRefusesOddMethods(t *testing.T) {
+	set := rbac.Select(nil, rbactest.Target())
+	w := start(t, newAuthority(t), []rbac.Set{set})
+	peer := rbactest.Peers(1)[0]
+	config := &tls.Config{Certificates: []tls.Certificate{w.ca.leaf(t, peer.String())}, InsecureSkipVerify: true}
+	transport := &http.Transport{Protocols: new(http.Protocols), DialContext: func(context.Context, string, string) (net.Conn, error) {
+		return tls.Dial("tcp", w.mtls.String(), config)
+	}}
+	transport.Protocols.SetUnencryptedHTTP2(true) // its bytes, in our TLS
+	defer transport.CloseIdleConnections()
+	for method, allowed := range map[string]bool{
+		"GET": true, "DELETE": true, "PURGE": true, "M-SEARCH": true, "ANYWORD": true,
+		"delete": false, "Delete": false, "DELETe": false, "GET1": false, "GET_": false, "*": false, "G.T": false, "-GET": false,
+	} {
+		req, err := http.NewRequestWithContext(t.Context(), method, "http://c0/", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := transport.RoundTrip(req)
+		if err != nil {
+			t.Errorf("%s: %v", method, err)
+			continue
+		}
+		resp.Body.Close()
+		details := resp.Header.Get("x-details")
+		if resp.ProtoMajor != 2 || (resp.StatusCode == 200) != allowed || !allowed && details != "rbac_access_denied_matched_policy[no-method]" {
+			t.Errorf("%s: %s %s %s, want allowed: %t", method, resp.Proto, resp.Status, details, allowed)
+		}
+		if v := eval.Decide(set, rbac.Request{Peer: rbac.Peer{ID: peer}, Method: method, Path: "/"}); v.Allowed != allowed {
+			t.Errorf("%s: eval says %+v", method, v)
 		}
 	}
 }

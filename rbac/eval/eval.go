@@ -19,7 +19,7 @@ const (
 	UnknownSet   Reason = "unknown-set"    // refused: it is not known which policies apply
 	NoIdentity   Reason = "no-identity"    // refused: the peer is no workload of our trust domain
 	BadPath      Reason = "bad-path"       // refused: the path is not one to decide upon (rbac.PlainPath)
-	NoMethod     Reason = "no-method"      // refused: the method is empty
+	NoMethod     Reason = "no-method"      // refused: the method is not one to decide upon (rbac.PlainMethod)
 	DenyRule     Reason = "deny-rule"      // refused: a rule of a DENY policy matches
 	AllowRule    Reason = "allow-rule"     // allowed: a rule of an ALLOW policy matches
 	NoAllowMatch Reason = "no-allow-match" // refused: there are ALLOW policies, and none matches
@@ -47,7 +47,7 @@ func Decide(set rbac.Set, req rbac.Request) Verdict {
 	if !rbac.PlainPath(req.Path) {
 		return Verdict{Reason: BadPath}
 	}
-	if req.Method == "" {
+	if !rbac.PlainMethod(req.Method) {
 		return Verdict{Reason: NoMethod}
 	}
 	call := call{

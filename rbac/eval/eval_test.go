@@ -73,6 +73,7 @@ func TestDecide(t *testing.T) {
 		{"two slashes", nil, request(web, "GET", "//"), eval.Verdict{Reason: eval.BadPath}},
 		{"dots with parameters", nil, request(web, "GET", "/a/..;/admin"), eval.Verdict{Reason: eval.BadPath}},
 		{"no method", nil, request(web, "", "/"), eval.Verdict{Reason: eval.NoMethod}},
+		{"a method in small letters", nil, request(web, "delete", "/"), eval.Verdict{Reason: eval.NoMethod}},
 	} {
 		if got := eval.Decide(set(t, row.policies...), row.request); got != row.want {
 			t.Errorf("%s: got %+v, want %+v", row.name, got, row.want)
