@@ -143,8 +143,9 @@ func (b *builder) bootstrap() *bootstrapv3.Bootstrap {
 	}
 }
 
-// maxConnections bounds what strangers may hold open, in all listeners but the
-// status listener.
+// maxConnections bounds what strangers may hold open of the inbound listener.
+// Others do not count: a probe must not fail, nor the application's own calls,
+// because strangers hold all connections.
 const maxConnections = 20_000
 
 // kept are the statistics that are worth their memory and their scrape: about

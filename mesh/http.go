@@ -19,6 +19,7 @@ type door struct {
 	address *corev3.Address
 	tls     *corev3.TransportSocket // nil: plaintext
 	log     bool
+	bounded bool                // by maxConnections
 	filters []*hcmv3.HttpFilter // in front of the router
 	routes  []*routev3.Route
 }
@@ -49,7 +50,8 @@ func (b *builder) listener(d door) *listenerv3.Listener {
 		PerConnectionBufferLimitBytes: limit(),
 		// SO_REUSEPORT would let another process of our user take a share of
 		// the connections, unseen.
-		EnableReusePort: wrapperspb.Bool(false),
+		EnableReusePort:       wrapperspb.Bool(false),
+		IgnoreGlobalConnLimit: !d.bounded,
 	}
 	if d.tls != nil && d.log {
 		l.AccessLog = b.refusalLog()

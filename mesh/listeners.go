@@ -27,6 +27,7 @@ func (b *builder) inbound() *listenerv3.Listener {
 		address: tcp(b.sidecar.Inbound.Listen),
 		tls:     b.serverTLS(),
 		log:     true,
+		bounded: true,
 		filters: []*hcmv3.HttpFilter{b.pathState(), b.policy()},
 		routes:  routes,
 	})

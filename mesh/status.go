@@ -15,7 +15,7 @@ import (
 // scraper have no certificate. Nothing else of the admin interface is reachable
 // through it, not even by a query.
 func (b *builder) status() *listenerv3.Listener {
-	l := b.listener(door{
+	return b.listener(door{
 		name:    "status",
 		stats:   "status",
 		address: tcp(b.sidecar.StatusAddress),
@@ -24,9 +24,6 @@ func (b *builder) status() *listenerv3.Listener {
 			exactly("/stats/prometheus", adminCluster),
 		},
 	})
-	// A probe must not fail because strangers hold all connections.
-	l.IgnoreGlobalConnLimit = true
-	return l
 }
 
 // exactly routes a GET of this path without a query.

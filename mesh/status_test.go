@@ -8,13 +8,18 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	connectionsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/resource_monitors/downstream_connections/v3"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
+	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/istio-auth/istio-auth/ca/catest"
+	"github.com/istio-auth/istio-auth/mesh"
+	"github.com/istio-auth/istio-auth/test/envoy"
 )
 
 // ready is the code of /ready, zero where nobody listens.
@@ -203,4 +208,55 @@ func TestOutage(t *testing.T) {
 	other := spiffeid.RequireFromString("spiffe://td.test/ns/shop/sa/other")
 	w.agent.set(t, "default", certificateSecret(t, w.ca.SVID(t, other, time.Hour)))
 	w.becomes(t, 503) // the new stream is heard
+}
+
+// TestStrangersHoldAllConnections: whoever holds all that the inbound listener
+// bears fails no probe and no call of the application.
+func TestStrangersHoldAllConnections(t *testing.T) {
+	other := newLiveWorld(t)
+	const most = 5
+	dir, err := os.MkdirTemp("", "mesh")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	w := &world{ca: other.ca, agent: newAgent(t, filepath.Join(dir, "agent.sock"))}
+	ports := freePorts(t, 3)
+	w.sidecar = other.sidecar
+	w.sidecar.Outbound = slices.Clone(other.sidecar.Outbound)
+	w.sidecar.Workload, w.sidecar.AgentSocket, w.sidecar.RuntimeDir = clientID, w.agent.socket, dir
+	w.sidecar.StatusAddress, w.sidecar.Inbound.Listen, w.sidecar.Outbound[0].Listen = ports[0], ports[1], ports[2]
+	config, err := mesh.Bootstrap(w.sidecar)
+	if err != nil {
+		t.Fatal(err)
+	}
+	limit, err := anypb.New(&connectionsv3.DownstreamConnectionsConfig{MaxActiveDownstreamConnections: most})
+	if err != nil {
+		t.Fatal(err)
+	}
+	config.OverloadManager.ResourceMonitors[0].GetTypedConfig().Value = limit.Value
+	w.Envoy = envoy.Start(t, envoy.Config{Proto: config, Early: true})
+	w.agent.identify(t, w.ca, w.ca.SVID(t, clientID, time.Hour))
+	w.untilOpen(t)
+	for range 2 * most {
+		c, err := net.Dial("tcp", w.sidecar.Inbound.Listen)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+	}
+	within(t, 5*time.Second, "all connections are held", func() bool {
+		n, _ := w.Stat(t, "listener.inbound.downstream_cx_active")
+		return n == most
+	})
+	for _, url := range []string{"http://" + ports[0] + "/ready", "http://" + ports[2] + "/"} {
+		resp, err := http.Get(url)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != 200 {
+			t.Errorf("%s: %s", url, resp.Status)
+		}
+	}
 }
