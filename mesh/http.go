@@ -20,6 +20,7 @@ type door struct {
 	tls     *corev3.TransportSocket // nil: plaintext
 	log     bool
 	bounded bool                // by maxConnections
+	idle    time.Duration       // after which a connection without a request ends; zero: an hour
 	filters []*hcmv3.HttpFilter // in front of the router
 	routes  []*routev3.Route
 }
@@ -60,7 +61,7 @@ func (b *builder) listener(d door) *listenerv3.Listener {
 }
 
 func (b *builder) manager(d door) *hcmv3.HttpConnectionManager {
-	return &hcmv3.HttpConnectionManager{
+	manager := &hcmv3.HttpConnectionManager{
 		CodecType:  hcmv3.HttpConnectionManager_AUTO,
 		StatPrefix: d.stats,
 		CommonHttpProtocolOptions: &corev3.HttpProtocolOptions{
@@ -108,6 +109,10 @@ func (b *builder) manager(d door) *hcmv3.HttpConnectionManager {
 			VirtualHosts:     []*routev3.VirtualHost{{Name: d.name, Domains: []string{"*"}, Routes: d.routes}},
 		}},
 	}
+	if d.idle > 0 {
+		manager.CommonHttpProtocolOptions.IdleTimeout = durationpb.New(d.idle)
+	}
+	return manager
 }
 
 // everythingTo routes all requests to a cluster. A request is repeated only

@@ -11,6 +11,11 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 )
 
+// idleStatus is how long whoever reaches the status listener may hold one of its
+// connections and ask nothing: no limit counts them, and nobody has shown who
+// they are.
+const idleStatus = 5 * time.Second
+
 // status serves two GETs, in plaintext, to whoever asks: a kubelet and a
 // scraper have no certificate. Nothing else of the admin interface is reachable
 // through it, not even by a query.
@@ -19,6 +24,7 @@ func (b *builder) status() *listenerv3.Listener {
 		name:    "status",
 		stats:   "status",
 		address: tcp(b.sidecar.StatusAddress),
+		idle:    idleStatus,
 		routes: []*routev3.Route{
 			exactly("/ready", probeCluster),
 			exactly("/stats/prometheus", adminCluster),

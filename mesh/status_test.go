@@ -260,3 +260,26 @@ func TestStrangersHoldAllConnections(t *testing.T) {
 		}
 	}
 }
+
+// TestIdleStatusConnection: a stranger holds no connection of the status
+// listener by asking nothing, before or after a request.
+func TestIdleStatusConnection(t *testing.T) {
+	t.Parallel()
+	w := newLiveWorld(t)
+	var conns []net.Conn
+	for _, request := range []string{"", "GET /ready HTTP/1.1\r\nHost: x\r\n\r\n"} {
+		c, err := net.Dial("tcp", w.sidecar.StatusAddress)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		c.SetDeadline(time.Now().Add(20 * time.Second))
+		io.WriteString(c, request)
+		conns = append(conns, c)
+	}
+	for _, c := range conns {
+		if _, err := io.Copy(io.Discard, c); err != nil {
+			t.Errorf("still open: %v", err)
+		}
+	}
+}
