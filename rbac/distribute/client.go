@@ -57,12 +57,19 @@ func DialOptions() []grpc.DialOption {
 	}
 }
 
+// maxAge is how long a connection takes new streams. A stream ends with the
+// certificate that its connection was made with; on the same connection, which
+// may live for ever, so would the next one, at once. It is no longer than any
+// certificate lives, and costs nothing: the stream that there is goes on.
+const maxAge = 10 * time.Second
+
 // ServerOptions are for the manager's gRPC server: without them it takes the
-// agents' keepalives for abuse, and ends their connections.
+// agents' keepalives for abuse, and ends their connections; and an agent whose
+// first certificate has ended is never told anything again.
 func ServerOptions() []grpc.ServerOption {
 	return []grpc.ServerOption{
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
-		grpc.KeepaliveParams(keepalive.ServerParameters{Time: time.Minute, Timeout: 10 * time.Second}),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: time.Minute, Timeout: 10 * time.Second, MaxConnectionAge: maxAge}),
 	}
 }
 

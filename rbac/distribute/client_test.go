@@ -12,6 +12,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/stats"
 	"google.golang.org/grpc/test/bufconn"
 
 	"github.com/istio-auth/istio-auth/rbac/distribute"
@@ -26,6 +27,7 @@ type manager struct {
 	listener *bufconn.Listener
 	grpc     *grpc.Server
 	extra    sds.Source // served instead, for a manager that misbehaves
+	options  []grpc.ServerOption
 
 	mu     sync.Mutex // guards events
 	events []sds.Event
@@ -36,7 +38,7 @@ func newManager() *manager {
 }
 
 func (m *manager) start() {
-	m.listener, m.grpc = bufconn.Listen(1<<20), grpc.NewServer(distribute.ServerOptions()...)
+	m.listener, m.grpc = bufconn.Listen(1<<20), grpc.NewServer(append(distribute.ServerOptions(), m.options...)...)
 	(&sds.Server{
 		// The node comes from the certificate; here there is one agent.
 		Sources: func(context.Context) ([]sds.Source, error) {
@@ -95,6 +97,65 @@ func run(t *testing.T, m *manager, f *distribute.Filters) (stop func()) {
 		m.stop()
 		synctest.Wait()
 	}
+}
+
+// certificates end an hour after the handshake, and streams with them, as in the
+// manager.
+type certificates struct{ stats.Handler }
+
+type certificateEnds struct{}
+
+func (certificates) TagConn(ctx context.Context, _ *stats.ConnTagInfo) context.Context {
+	return context.WithValue(ctx, certificateEnds{}, time.Now().Add(time.Hour))
+}
+func (certificates) TagRPC(ctx context.Context, _ *stats.RPCTagInfo) context.Context { return ctx }
+func (certificates) HandleConn(context.Context, stats.ConnStats)                     {}
+func (certificates) HandleRPC(context.Context, stats.RPCStats)                       {}
+
+type until struct {
+	grpc.ServerStream
+	ctx context.Context
+}
+
+func (u until) Context() context.Context { return u.ctx }
+
+func untilCertificateEnds(srv any, s grpc.ServerStream, _ *grpc.StreamServerInfo, handle grpc.StreamHandler) error {
+	ctx, cancel := context.WithDeadline(s.Context(), s.Context().Value(certificateEnds{}).(time.Time))
+	defer cancel()
+	return handle(srv, until{s, ctx})
+}
+
+// TestNewCertificates: an agent whose certificate has ended comes with a newer
+// one, on a new connection, and is told on.
+func TestNewCertificates(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, f := newManager(), distribute.NewFilters(domain, nil)
+		m.options = []grpc.ServerOption{grpc.StatsHandler(certificates{}), grpc.StreamInterceptor(untilCertificateEnds)}
+		f.Add(pod("web"))
+		m.start()
+		stop := run(t, m, f)
+		if err := m.SetNode("a", []distribute.Workload{{Pod: pod("web")}}); err != nil {
+			t.Fatal(err)
+		}
+		before := ""
+		for hour := range 5 {
+			if err := m.SetPolicies(policies(t, policy("shop", fmt.Sprint("p", hour), allowA))); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Minute)
+			synctest.Wait()
+			if now := f.Version("uid-web"); now == before {
+				t.Errorf("hour %d: the agent was told nothing", hour)
+			} else {
+				before = now
+			}
+			time.Sleep(time.Hour)
+		}
+		if n, _ := m.count(sds.Connected); n > 10 {
+			t.Errorf("%d streams in five hours", n)
+		}
+		stop()
+	})
 }
 
 // TestManagerToAgent: policies arrive as they change, through an outage too.
