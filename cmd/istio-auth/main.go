@@ -21,7 +21,7 @@ func command() *cobra.Command {
 On a laptop, "istio-auth up" starts everything on loopback with a demonstration.
 On Kubernetes, install the chart; "istio-auth check --pre" says what a cluster
 lacks before that.`,
-		Args: cobra.NoArgs,
+		// No Args: cobra's own check of them suggests the command that was meant.
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.AddCommand(upCommand(), envoyCommand(), checkCommand(), daemon.VersionCommand())

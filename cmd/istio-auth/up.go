@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -43,6 +44,8 @@ by pip where --tools lacks it. Ctrl-C ends it and leaves nothing running.`,
 			case o.Life < 5*time.Second || o.Life > 24*time.Hour:
 				return fmt.Errorf("--life %v: want 5s to 24h", o.Life)
 			}
+			// https://no-color.org; a dumb terminal cannot redraw a line.
+			o.Colour, o.Plain = os.Getenv("NO_COLOR") == "", os.Getenv("TERM") == "dumb"
 			o.JSON, o.Out, o.Log = output == "json", cmd.OutOrStdout(), slog.New(slog.DiscardHandler)
 			if logLevel != "" {
 				log, err := daemon.Logger(io.Writer(cmd.ErrOrStderr()), logLevel)

@@ -6,20 +6,10 @@
 package main
 
 import (
-	"context"
-	"log/slog"
 	"os"
 
 	"github.com/istio-auth/istio-auth/cmd/internal/daemon"
 	"github.com/istio-auth/istio-auth/cmd/internal/nodeagent"
 )
 
-func main() {
-	config := nodeagent.Defaults()
-	command := daemon.Command("istio-nodeagent", "The agent of a node", &config,
-		func(ctx context.Context, log *slog.Logger) error {
-			return nodeagent.Run(ctx, config, nodeagent.Deps{Log: log, NodeName: os.Getenv("NODE_NAME")})
-		})
-	nodeagent.AddKeeper(command)
-	os.Exit(daemon.Execute(command))
-}
+func main() { os.Exit(daemon.Execute(nodeagent.Command())) }

@@ -43,23 +43,48 @@ func Version() string {
 	return v + " " + runtime.Version() + " " + runtime.GOOS + "/" + runtime.GOARCH
 }
 
+// codeUsage is the exit code for a command line that was not understood.
+const codeUsage = 2
+
 // Execute runs command until it ends or the process is told to stop, and
-// returns the exit code. An error has been printed to standard error.
+// returns the exit code: 0, 1 or that of an [ExitCode] after an error, 2 where
+// the command line was not understood. The error has been printed to standard
+// error.
 func Execute(command *cobra.Command) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	command.SilenceUsage, command.SilenceErrors = true, true
 	command.Version = Version()
 	command.SetVersionTemplate("{{.Name}} {{.Version}}\n")
-	err := command.ExecuteContext(ctx)
+	started := false
+	noteStart(command, &started)
+	asked, err := command.ExecuteContextC(ctx)
 	if err == nil || errors.Is(err, context.Canceled) && ctx.Err() != nil {
 		return 0
 	}
 	fmt.Fprintf(command.ErrOrStderr(), "%s: %v\n", command.Name(), err)
+	if !started {
+		fmt.Fprintf(command.ErrOrStderr(), "Run '%s --help' for its usage.\n", asked.CommandPath())
+		return codeUsage
+	}
 	if coded, ok := errors.AsType[ExitCode](err); ok {
 		return coded.Code
 	}
 	return 1
+}
+
+// noteStart sets started once the command line has been understood, which is
+// when the work of command, or of one below it, begins.
+func noteStart(command *cobra.Command, started *bool) {
+	if work := command.RunE; work != nil {
+		command.RunE = func(cmd *cobra.Command, args []string) error {
+			*started = true
+			return work(cmd, args)
+		}
+	}
+	for _, below := range command.Commands() {
+		noteStart(below, started)
+	}
 }
 
 // An ExitCode is an error that ends the program with a code of its own.

@@ -80,6 +80,13 @@ func Run(ctx context.Context, c Config, d Deps) error {
 // join starts the agent's parts in the group.
 func (r *run) join(ctx context.Context, group *errgroup.Group, agent *nodeagent.Agent) error {
 	c := r.config
+	var known *registry.Registry
+	if hosts := c.Workloads.Hosts; hosts != nil { // before anything that waits
+		var err error
+		if known, err = readRegistry(hosts.Registry); err != nil {
+			return err
+		}
+	}
 	authority, err := caclient.New(ctx, c.CA, caclient.Options{
 		TrustDomain: r.td, Log: r.deps.Log, Join: c.Workloads.Hosts != nil, Evidence: r.deps.Evidence,
 		OnBundle: func(_ context.Context, b bundle.Versioned) error {
@@ -98,8 +105,8 @@ func (r *run) join(ctx context.Context, group *errgroup.Group, agent *nodeagent.
 		}
 		return err
 	})
-	if c.Workloads.Hosts != nil {
-		err = r.serveHosts(ctx, agent)
+	if known != nil {
+		err = r.serveHosts(ctx, agent, known)
 	} else {
 		err = r.serveCSI(ctx, group, agent)
 	}
@@ -139,18 +146,22 @@ func dialManager(address string, td spiffeid.TrustDomain, own *client.Client) (*
 	return conn, nil
 }
 
-// serveHosts adds every workload that the registry has on this host. Each gets
-// a socket of its own, and each process that connects there must be it.
-func (r *run) serveHosts(ctx context.Context, agent *nodeagent.Agent) error {
-	hosts := r.config.Workloads.Hosts
-	data, err := os.ReadFile(hosts.Registry)
+func readRegistry(path string) (*registry.Registry, error) {
+	data, err := os.ReadFile(path)
 	if err != nil {
-		return fmt.Errorf("reading the registry: %w", err)
+		return nil, fmt.Errorf("reading the registry: %w", err)
 	}
 	known, err := registry.Parse(data)
 	if err != nil {
-		return fmt.Errorf("registry %s: %w", hosts.Registry, err)
+		return nil, fmt.Errorf("registry %s: %w", path, err)
 	}
+	return known, nil
+}
+
+// serveHosts adds every workload that the registry has on this host. Each gets
+// a socket of its own, and each process that connects there must be it.
+func (r *run) serveHosts(ctx context.Context, agent *nodeagent.Agent, known *registry.Registry) error {
+	hosts := r.config.Workloads.Hosts
 	r.endpoints.dir = func(pod attest.Pod) string { return filepath.Join(r.config.RunDir, "workloads", pod.Name) }
 	r.endpoints.admit = func(conn *net.UnixConn, pod attest.Pod) (func() error, error) {
 		process, err := workload.Inspect(conn)
@@ -163,7 +174,11 @@ func (r *run) serveHosts(ctx context.Context, agent *nodeagent.Agent) error {
 		}
 		return process.Close, nil
 	}
-	for _, w := range known.OnNode(hosts.Node) {
+	here := known.OnNode(hosts.Node)
+	if len(here) == 0 {
+		r.deps.Log.Warn("the registry has no workload on this host", "node", hosts.Node, "registry", hosts.Registry)
+	}
+	for _, w := range here {
 		if err := agent.Add(ctx, nodeagent.Workload{Pod: w.Pod}); err != nil {
 			return fmt.Errorf("workload %s: %w", w.Pod.Name, err)
 		}

@@ -10,7 +10,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 )
 
@@ -56,29 +55,40 @@ func (l layout) token() string    { return filepath.Join(l.runtime, "join-token"
 
 // checkPorts finds every port that is taken before anything has started.
 func (l layout) checkPorts(ctx context.Context, demo bool) error {
-	wanted := []int{portCA, portManager}
+	last := portManager
 	if demo {
-		wanted = slices.Collect(func(yield func(int) bool) {
-			for p := range ports {
-				if !yield(p) {
-					return
-				}
-			}
-		})
+		last = ports - 1
 	}
-	var taken []error
-	for _, p := range wanted {
+	taken := ""
+	for p := portCA; p <= last; p++ {
 		listener, err := new(net.ListenConfig).Listen(ctx, "tcp", l.address(p))
 		if err != nil {
-			taken = append(taken, fmt.Errorf("%s, for %s: %w", l.address(p), portNames[p], err))
+			if inner, ok := errors.AsType[*net.OpError](err); ok {
+				err = inner.Err // its address is in our line already
+			}
+			taken += fmt.Sprintf("\n  %s, for %s: %v", l.address(p), portNames[p], err)
 			continue
 		}
 		listener.Close()
 	}
-	if taken == nil {
+	if taken == "" {
 		return nil
 	}
-	return fmt.Errorf("ports are taken (stop what holds them, or choose others with --port-base): %w", errors.Join(taken...))
+	return fmt.Errorf("ports are taken; stop what holds them, or choose others with --port-base:%s", taken)
+}
+
+// maxSocket is the most bytes that the path of a Unix socket may have, without
+// the NUL at its end.
+const maxSocket = 107
+
+// checkSockets says so where the sockets' paths would not fit, which otherwise
+// is but an invalid argument, somewhere.
+func (l layout) checkSockets() error {
+	longest := filepath.Join(l.runtime, "workloads", "orders", "agent.sock")
+	if len(longest) <= maxSocket {
+		return nil
+	}
+	return fmt.Errorf("%s is too long for a socket's path (%d bytes, at most %d): set TMPDIR to a shorter directory", longest, len(longest), maxSocket)
 }
 
 // prepare makes the directories, and the sample policies where there is no

@@ -56,7 +56,15 @@ func (c *counts) summary() Summary {
 	return s
 }
 
-func (c *counts) line() string {
+// forms are the counters as a line, the most readable first.
+func (c *counts) forms() []string {
 	s := c.summary()
-	return fmt.Sprintf("issued %d  renewed %d  |  allowed %d  denied %d  failed %d", s.Issued, s.Renewed, s.Allowed, s.Denied, s.Failed)
+	form := func(format string) string {
+		return fmt.Sprintf(format, s.Issued, s.Renewed, s.Allowed, s.Denied, s.Failed)
+	}
+	return []string{
+		form("issued %d  renewed %d  |  allowed %d  denied %d  failed %d"),
+		form("iss %d ren %d ok %d deny %d fail %d"),
+		form("%d %d %d %d %d"),
+	}
 }

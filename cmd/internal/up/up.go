@@ -33,6 +33,8 @@ type Options struct {
 	Demo     bool          // with the sample services and their traffic
 	For      time.Duration // zero: until stopped
 	JSON     bool          // nothing but one JSON Summary on Out
+	Plain    bool          // lines only, as for a file, though Out is a terminal
+	Colour   bool          // where Out is a terminal
 	PortBase int
 	Life     time.Duration // of the workloads' certificates
 	Out      io.Writer
@@ -51,6 +53,9 @@ func Run(ctx context.Context, o Options) error {
 		return fmt.Errorf("making a directory for sockets: %w", err)
 	}
 	defer os.RemoveAll(l.runtime)
+	if err := l.checkSockets(); err != nil {
+		return err
+	}
 	if err := l.checkPorts(ctx, o.Demo); err != nil {
 		return err
 	}
@@ -79,9 +84,16 @@ func (o Options) view() *view {
 		return nil
 	}
 	v := &view{out: o.Out}
-	if f, ok := o.Out.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
-		v.terminal = true
-		v.width, _, _ = term.GetSize(int(f.Fd()))
+	f, ok := o.Out.(*os.File)
+	if ok && !o.Plain && term.IsTerminal(int(f.Fd())) {
+		v.colour = o.Colour
+		v.columns = func() int {
+			width, _, err := term.GetSize(int(f.Fd()))
+			if err != nil || width <= 0 {
+				return 80
+			}
+			return width
+		}
 	}
 	return v
 }
@@ -121,8 +133,11 @@ func (r *run) run(ctx context.Context) error {
 	switch {
 	case errors.Is(err, errDone):
 		return r.finish()
-	case ctx.Err() != nil:
-		return nil // stopped by the user
+	case ctx.Err() != nil: // stopped by the user
+		if r.options.Demo {
+			r.view.event(kindCounts, "%s", r.counts.forms()[0])
+		}
+		return nil
 	}
 	return err
 }
@@ -134,12 +149,11 @@ func (r *run) finish() error {
 		if err := json.NewEncoder(r.options.Out).Encode(s); err != nil {
 			return fmt.Errorf("printing the summary: %w", err)
 		}
-	} else {
-		fmt.Fprintf(r.options.Out, "%s  peer %s\n", r.counts.line(), s.MTLSPeer)
 	}
 	if !r.options.Demo {
 		return nil
 	}
+	r.view.event(kindCounts, "%s", r.counts.forms()[0])
 	return s.Err()
 }
 
@@ -223,7 +237,7 @@ func (r *run) count(ctx context.Context) error {
 		return nil
 	}
 	every := 5 * time.Second
-	if r.view.terminal {
+	if r.view.columns != nil {
 		every = 100 * time.Millisecond
 	}
 	tick := time.NewTicker(every)
@@ -233,7 +247,7 @@ func (r *run) count(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
-			r.view.counters(r.counts.line())
+			r.view.counters(r.counts.forms()...)
 		}
 	}
 }

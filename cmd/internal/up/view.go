@@ -11,12 +11,13 @@ import (
 
 // A view shows what happens, a line an event, above one line of counters that
 // is redrawn in place where the output is a terminal. Its methods may be
-// called at once.
+// called at once. A nil view shows nothing.
 type view struct {
-	out      io.Writer
-	terminal bool
-	width    int
-	start    time.Time
+	out io.Writer
+	// columns is how wide the terminal is just now: it may be resized. It is
+	// nil where the output is none.
+	columns func() int
+	colour  bool
 
 	mu   sync.Mutex // guards out and last
 	last string     // the counter line now on the screen
@@ -33,67 +34,96 @@ const (
 	kindPolicy  = "policy"
 	kindFailed  = "FAILED"
 	kindNote    = "note"
+	kindCounts  = "counts"
 )
 
 // colours of the kinds, as SGR parameters.
 var colours = map[string]string{
 	kindReady: "1", kindIssued: "36", kindRenewed: "36", kindMTLS: "35",
-	kindAllowed: "32", kindDenied: "33", kindPolicy: "34", kindFailed: "31", kindNote: "2",
+	kindAllowed: "32", kindDenied: "33", kindPolicy: "34", kindFailed: "31", kindNote: "2", kindCounts: "1",
 }
 
-// event writes one line. Control characters in its text come out escaped: it
-// may hold what a peer sent.
+// indent stands in front of an event's second line, below its text.
+const indent = len("15:04:05  ") + len("allowed  ")
+
+// clear puts the cursor at the start of an empty line.
+const clear = "\r\x1b[K"
+
+// event writes one event. Control characters in its text come out escaped: it
+// may hold what a peer sent. Its second line is set in, so that it cannot be
+// taken for another event.
 func (v *view) event(kind, format string, args ...any) {
 	if v == nil {
 		return
 	}
-	text := printable(fmt.Sprintf(format, args...))
+	var lines []string
+	for line := range strings.SplitSeq(strings.TrimSpace(fmt.Sprintf(format, args...)), "\n") {
+		lines = append(lines, printable(strings.ReplaceAll(line, "\t", "  ")))
+	}
+	text := strings.Join(lines, "\n"+strings.Repeat(" ", indent))
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	label := fmt.Sprintf("%-8s", kind)
-	if v.terminal {
-		label = "\x1b[" + colours[kind] + "m" + label + "\x1b[0m"
-		fmt.Fprint(v.out, "\r\x1b[K")
-	}
-	fmt.Fprintf(v.out, "%s  %s %s\n", time.Now().Format(time.TimeOnly), label, text)
-	if v.terminal {
+	v.line(kind, text)
+	if v.last != "" {
 		fmt.Fprint(v.out, v.last)
 	}
 }
 
-// counters redraws the counter line. Where the output is no terminal it writes
-// a line of it each time that the caller says so.
-func (v *view) counters(text string) {
+// line writes a whole line; v.mu is held.
+func (v *view) line(kind, text string) {
+	label := fmt.Sprintf("%-8s", kind)
+	if v.colour {
+		label = "\x1b[" + colours[kind] + "m" + label + "\x1b[0m"
+	}
+	if v.last != "" {
+		fmt.Fprint(v.out, clear)
+	}
+	fmt.Fprintf(v.out, "%s  %s %s\n", time.Now().Format(time.TimeOnly), label, text)
+}
+
+// counters redraws the counter line, in the longest of the forms that fits.
+// Where the output is no terminal it writes a line of the first form each time
+// that the caller says so.
+func (v *view) counters(forms ...string) {
 	if v == nil {
 		return
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if !v.terminal {
-		fmt.Fprintf(v.out, "%s  %-8s %s\n", time.Now().Format(time.TimeOnly), "counts", text)
+	if v.columns == nil {
+		v.line(kindCounts, forms[0])
 		return
 	}
-	if r := []rune(text); v.width > 1 && len(r) >= v.width {
-		text = string(r[:v.width-1])
+	// A line that fills the last column would wrap, and be drawn anew below.
+	most := v.columns() - 1
+	text := forms[len(forms)-1]
+	for _, form := range forms {
+		if len(form) <= most {
+			text = form
+			break
+		}
 	}
+	if most > 0 && len(text) > most {
+		text = text[:most]
+	}
+	fmt.Fprint(v.out, clear+text)
 	v.last = text
-	fmt.Fprint(v.out, "\r\x1b[K"+text)
 }
 
-// close leaves the cursor on a line of its own.
+// close leaves the cursor on a line of its own. A second close does nothing.
 func (v *view) close() {
 	if v == nil {
 		return
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if v.terminal && v.last != "" {
-		fmt.Fprintln(v.out)
+	if v.last != "" {
+		fmt.Fprint(v.out, clear)
 	}
 	v.last = ""
 }
 
-// printable escapes what could steer a terminal.
+// printable escapes what could steer a terminal, or hide in one.
 func printable(s string) string {
 	if strings.IndexFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) < 0 {
 		return s

@@ -1,0 +1,17 @@
+package manager
+
+import (
+	"context"
+	"log/slog"
+
+	"github.com/spf13/cobra"
+
+	"github.com/istio-auth/istio-auth/cmd/internal/daemon"
+)
+
+// Command is istio-manager's command line.
+func Command() *cobra.Command {
+	config := Defaults()
+	return daemon.Command("istio-manager", "The policy manager of a mesh", &config,
+		func(ctx context.Context, log *slog.Logger) error { return Run(ctx, config, Deps{Log: log}) })
+}
