@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -54,7 +55,9 @@ It exits 0 if all is well, 1 if a check did not pass or could not be made.`,
 }
 
 func checkBefore(cmd *cobra.Command, client kubernetes.Interface, output string) error {
-	findings, err := check.Before(cmd.Context(), client)
+	findings, err := check.Before(cmd.Context(), client, func(ctx context.Context, name string) ([]byte, error) {
+		return client.Discovery().RESTClient().Get().AbsPath("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", name).DoRaw(ctx)
+	})
 	if output == "json" {
 		if err := printJSON(cmd, findings); err != nil {
 			return err

@@ -4,6 +4,7 @@ package check
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -36,9 +37,13 @@ type Finding struct {
 	Fix string `json:"fix,omitempty"`
 }
 
+// A Definition reads a CustomResourceDefinition, as JSON. Of one that is not
+// there it returns an error for which apierrors.IsNotFound is true.
+type Definition func(ctx context.Context, name string) ([]byte, error)
+
 // Before runs the checks that precede an installation. The error tells that
 // one could not be made; a check that did not pass is a Finding.
-func Before(ctx context.Context, client kubernetes.Interface) ([]Finding, error) {
+func Before(ctx context.Context, client kubernetes.Interface, definition Definition) ([]Finding, error) {
 	checks := []func(context.Context, kubernetes.Interface) ([]Finding, error){checkVersion, checkRights, checkDriver, checkNodes}
 	var findings []Finding
 	for _, check := range checks {
@@ -48,7 +53,66 @@ func Before(ctx context.Context, client kubernetes.Interface) ([]Finding, error)
 		}
 		findings = append(findings, found...)
 	}
-	return findings, nil
+	found, err := checkPolicies(ctx, definition)
+	if err != nil {
+		return findings, err
+	}
+	return append(findings, found), nil
+}
+
+// policies is the kind that we share with Istio.
+const policies = "authorizationpolicies.security.istio.io"
+
+// checkPolicies looks for a definition of policies that is not ours: Helm leaves
+// it as it is. Where the API server drops the fields that it does not know, a
+// typo never reaches us, and a rule with "form:" in place of "from:" is one
+// for everybody.
+func checkPolicies(ctx context.Context, definition Definition) (Finding, error) {
+	f := Finding{Check: "policies", OK: true, Detail: "the chart brings the definition of AuthorizationPolicy"}
+	data, err := definition(ctx, policies)
+	switch {
+	case apierrors.IsNotFound(err):
+		return f, nil
+	case err != nil:
+		return f, fmt.Errorf("reading the definition of AuthorizationPolicy: %w", err)
+	}
+	var crd struct {
+		Spec struct {
+			Versions []struct {
+				Name   string `json:"name"`
+				Served bool   `json:"served"`
+				Schema struct {
+					OpenAPI struct {
+						Properties map[string]struct {
+							Preserve bool `json:"x-kubernetes-preserve-unknown-fields"`
+						} `json:"properties"`
+					} `json:"openAPIV3Schema"`
+				} `json:"schema"`
+			} `json:"versions"`
+		} `json:"spec"`
+	}
+	if err := json.Unmarshal(data, &crd); err != nil {
+		return f, fmt.Errorf("reading the definition of AuthorizationPolicy: %w", err)
+	}
+	served := false
+	var pruning []string
+	for _, v := range crd.Spec.Versions {
+		served = served || v.Served && v.Name == "v1"
+		if v.Served && !v.Schema.OpenAPI.Properties["spec"].Preserve {
+			pruning = append(pruning, v.Name)
+		}
+	}
+	switch {
+	case !served:
+		f.OK, f.Detail = false, policies+" is there, and not served as v1"
+	case len(pruning) > 0:
+		f.OK, f.Detail = false, "the definition of "+policies+" that is there drops unknown fields (of "+strings.Join(pruning, ", ")+"): a typo in a policy would widen it in silence"
+	default:
+		f.Detail = "the definition of AuthorizationPolicy that is there keeps what it does not know, so that we refuse it"
+		return f, nil
+	}
+	f.Fix = "kubectl apply --server-side --force-conflicts -f deploy/chart/crds (it is Istio's own, but for that)"
+	return f, nil
 }
 
 func checkVersion(_ context.Context, client kubernetes.Interface) ([]Finding, error) {

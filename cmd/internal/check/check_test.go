@@ -1,6 +1,8 @@
 package check_test
 
 import (
+	"context"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -8,8 +10,10 @@ import (
 	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/version"
 	discovery "k8s.io/client-go/discovery/fake"
 	"k8s.io/client-go/kubernetes/fake"
@@ -65,7 +69,7 @@ func TestBefore(t *testing.T) {
 		{"swap, old kernel", "v1.37.2", everything, []runtime.Object{good, node("s", "linux", "6.1.0-13-amd64", 1<<30)}, []string{"swap"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			findings, err := check.Before(t.Context(), cluster(test.version, test.allowed, test.objects...))
+			findings, err := check.Before(t.Context(), cluster(test.version, test.allowed, test.objects...), absent)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -82,6 +86,46 @@ func TestBefore(t *testing.T) {
 				t.Errorf("failing %q, want %q", failing, test.failing)
 			}
 		})
+	}
+}
+
+func absent(_ context.Context, name string) ([]byte, error) {
+	return nil, apierrors.NewNotFound(schema.GroupResource{Group: "apiextensions.k8s.io", Resource: "customresourcedefinitions"}, name)
+}
+
+func TestBeforeLooksAtTheDefinitionOfPolicies(t *testing.T) {
+	version := func(name string, served, preserve bool) string {
+		return fmt.Sprintf(`{"name": %q, "served": %v, "schema": {"openAPIV3Schema": {"properties": {"spec": {"type": "object", "x-kubernetes-preserve-unknown-fields": %v}}}}}`, name, served, preserve)
+	}
+	for _, test := range []struct {
+		name, versions string
+		ok             bool
+	}{
+		{"ours", version("v1", true, true) + "," + version("v1beta1", true, true), true},
+		{"Istio's", version("v1", true, false) + "," + version("v1beta1", true, false), false},
+		{"one version prunes", version("v1", true, true) + "," + version("v1beta1", true, false), false},
+		{"a version that is not served prunes", version("v1", true, true) + "," + version("v1beta1", false, false), true},
+		{"no v1", version("v1beta1", true, true), false},
+		{"v1 is not served", version("v1", false, true) + "," + version("v1beta1", true, true), false},
+		{"no versions", "", false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			client := cluster("v1.37.2", func(authorizationv1.ResourceAttributes) bool { return true }, node("good", "linux", "6.12.1", 0))
+			findings, err := check.Before(t.Context(), client, func(context.Context, string) ([]byte, error) {
+				return []byte(`{"spec": {"versions": [` + test.versions + `]}}`), nil
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			last := findings[len(findings)-1]
+			if last.Check != "policies" || last.OK != test.ok || last.OK == (last.Fix != "") {
+				t.Errorf("got %+v, want ok %v", last, test.ok)
+			}
+		})
+	}
+	if _, err := check.Before(t.Context(), cluster("v1.37.2", func(authorizationv1.ResourceAttributes) bool { return true }),
+		func(context.Context, string) ([]byte, error) { return []byte("{"), nil }); err == nil {
+		t.Error("a definition that is no JSON is accepted")
 	}
 }
 
