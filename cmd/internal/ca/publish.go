@@ -5,6 +5,7 @@ import (
 	"encoding/pem"
 	"fmt"
 	"log/slog"
+	"maps"
 	"strconv"
 	"time"
 
@@ -27,35 +28,48 @@ func publishFile(ctx context.Context, authority *ca.Authority, path string) erro
 }
 
 // publishConfigMap fills the one ConfigMap that agents and manager mount for
-// first trust. It tries again until it succeeds: without it no agent starts.
+// first trust, and looks every so often whether it still says so: emptied by
+// mistake, it would keep every new agent waiting. Errors are told and tried
+// again: without it no agent starts.
 func publishConfigMap(ctx context.Context, authority *ca.Authority, client kubernetes.Interface, where ConfigMap, log *slog.Logger) error {
-	const first, most = 250 * time.Millisecond, 10 * time.Second
-	return eachBundle(ctx, authority, func(b bundle.Versioned) error {
-		for wait := first; ; wait = min(2*wait, most) {
-			err := updateConfigMap(ctx, client, where, b)
-			if err == nil || ctx.Err() != nil {
-				return nil
-			}
-			log.Warn("publishing the trust bundle", "configmap", where.Namespace+"/"+where.Name, "err", err)
-			select {
-			case <-ctx.Done():
-			case <-time.After(wait):
-			}
+	const first, again = 250 * time.Millisecond, 30 * time.Second
+	for wait := first; ; {
+		current, changed := authority.Bundle().Current()
+		err := updateConfigMap(ctx, client, where, current)
+		if ctx.Err() != nil {
+			return nil
 		}
-	})
+		pause := again
+		if err != nil {
+			log.Warn("publishing the trust bundle", "configmap", where.Namespace+"/"+where.Name, "err", err)
+			pause, wait = wait, min(2*wait, again)
+		} else {
+			wait = first
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-changed:
+		case <-time.After(pause):
+		}
+	}
 }
 
 func updateConfigMap(ctx context.Context, client kubernetes.Interface, where ConfigMap, b bundle.Versioned) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	maps := client.CoreV1().ConfigMaps(where.Namespace)
+	objects := client.CoreV1().ConfigMaps(where.Namespace)
 	// The chart creates it: we may update it, and nothing else of its kind.
-	object, err := maps.Get(ctx, where.Name, metav1.GetOptions{})
+	object, err := objects.Get(ctx, where.Name, metav1.GetOptions{})
 	if err != nil {
 		return err
 	}
-	object.Data = map[string]string{"bundle.pem": string(pemOf(b.Bundle)), "sequence": strconv.FormatUint(b.Sequence, 10)}
-	_, err = maps.Update(ctx, object, metav1.UpdateOptions{})
+	data := map[string]string{"bundle.pem": string(pemOf(b.Bundle)), "sequence": strconv.FormatUint(b.Sequence, 10)}
+	if maps.Equal(object.Data, data) {
+		return nil
+	}
+	object.Data = data
+	_, err = objects.Update(ctx, object, metav1.UpdateOptions{})
 	return err
 }
 

@@ -87,6 +87,7 @@ func (r *run) join(ctx context.Context, group *errgroup.Group) error {
 	c := server.Config{
 		TrustDomain: r.td, Authority: r.authority, Attester: r.deps.Attester,
 		Hosts: r.config.Attestation.Hosts != nil, Log: r.deps.Log,
+		Limits: server.Limits{Agent: agentRate(r.config.Life.Workload.Std())},
 	}
 	if k := r.config.Attestation.Kubernetes; k != nil {
 		reviewer, err := r.joinKubernetes(ctx, group, k)
@@ -105,6 +106,15 @@ func (r *run) join(ctx context.Context, group *errgroup.Group) error {
 	}
 	group.Go(func() error { return serve(ctx, r.config.Listen, r.deps.Log, server.New(c)) })
 	return nil
+}
+
+// agentRate is what an agent of a full node needs, with some to spare, and no
+// more: what it asks for is written to a journal that is kept. A thousand pods
+// renew at 25 % of their life at the earliest; its burst covers the restart of
+// such a node.
+func agentRate(life time.Duration) server.Rate {
+	const pods, atLeast = 1000, 5
+	return server.Rate{PerSecond: max(atLeast, pods*4/life.Seconds()), Burst: pods}
 }
 
 // joinKubernetes starts what only a cluster has: first trust in a ConfigMap,

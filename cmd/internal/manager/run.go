@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
@@ -97,6 +98,7 @@ type run struct {
 	own      Identity
 	health   *daemon.Health
 	policies *distribute.Server
+	streams  shares
 }
 
 // loaded takes a whole policy set, and what was wrong with its sources.
@@ -118,11 +120,11 @@ func (d Deps) report(all []rbac.Policy, bad error) {
 	}
 }
 
-// What one manager bears: the agents of so many nodes, a few streams each while
-// they reconnect, and so many pods on one of them.
+// What one manager bears. An agent follows 64 pods on a stream, and has twice
+// as many streams while it moves to another connection.
 const (
-	maxAgents = 20_000
-	maxPods   = 1024
+	maxStreams  = 40_000 // of all agents
+	maxPerAgent = 40
 )
 
 // serve answers agents, each about its own node.
@@ -135,19 +137,55 @@ func (r *run) serve(ctx context.Context, address string) error {
 		grpc.Creds(credentials.NewTLS(mtls.Server(r.own, r.own, mtls.Agents(r.td)))),
 		grpc.StreamInterceptor(untilCertificateEnds),
 		grpc.UnaryInterceptor(noUnary),
-		grpc.MaxConcurrentStreams(16), grpc.MaxRecvMsgSize(256<<10), grpc.MaxHeaderListSize(16<<10))...)
-	(&sds.Server{Log: r.deps.Log, MaxStreams: maxAgents, MaxNames: maxPods, Sources: func(ctx context.Context) ([]sds.Source, error) {
-		id, _, err := caller(ctx)
-		if err != nil {
-			return nil, err
-		}
-		source, err := r.policies.Source(id)
-		if err != nil {
-			return nil, status.Error(codes.PermissionDenied, "refused")
-		}
-		return []sds.Source{source}, nil
-	}}).Register(g)
+		grpc.ConnectionTimeout(10*time.Second),
+		grpc.MaxConcurrentStreams(32), grpc.MaxRecvMsgSize(256<<10), grpc.MaxHeaderListSize(16<<10))...)
+	(&sds.Server{Log: r.deps.Log, MaxStreams: maxStreams, Sources: r.sources}).Register(g)
 	return daemon.ServeGRPC(ctx, g, listener, r.deps.Log)
+}
+
+// sources are the policies of the calling agent's own node. One agent, however
+// many connections it makes, cannot take the streams of the others.
+func (r *run) sources(ctx context.Context) ([]sds.Source, error) {
+	id, _, err := caller(ctx)
+	if err != nil {
+		return nil, err
+	}
+	source, err := r.policies.Source(id)
+	if err != nil {
+		return nil, status.Error(codes.PermissionDenied, "refused")
+	}
+	if !r.streams.take(id) {
+		return nil, status.Error(codes.ResourceExhausted, "too many streams")
+	}
+	context.AfterFunc(ctx, func() { r.streams.release(id) })
+	return []sds.Source{source}, nil
+}
+
+// shares counts the streams of each agent. The zero value is ready.
+type shares struct {
+	mu    sync.Mutex // guards taken
+	taken map[spiffeid.ID]int
+}
+
+func (s *shares) take(id spiffeid.ID) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.taken[id] >= maxPerAgent {
+		return false
+	}
+	if s.taken == nil {
+		s.taken = map[spiffeid.ID]int{}
+	}
+	s.taken[id]++
+	return true
+}
+
+func (s *shares) release(id spiffeid.ID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.taken[id]--; s.taken[id] <= 0 {
+		delete(s.taken, id)
+	}
 }
 
 // caller is who has proved to be at the other end, and until when.

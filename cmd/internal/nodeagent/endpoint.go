@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"golang.org/x/net/netutil"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/keepalive"
@@ -22,6 +23,10 @@ import (
 	"github.com/istio-auth/istio-auth/sds"
 	"github.com/istio-auth/istio-auth/sds/secret"
 )
+
+// maxConnections is how many a workload may have with us at once, far above
+// what an Envoy and an application need; more wait. Descriptors are the node's.
+const maxConnections = 64
 
 // SocketName is the agent's socket in each workload's directory.
 const SocketName = "agent.sock"
@@ -74,7 +79,7 @@ func (s *sockets) Open(ctx context.Context, pod attest.Pod) (nodeagent.Endpoint,
 	e.server = grpc.NewServer(options...)
 	(&sds.Server{Sources: func(context.Context) ([]sds.Source, error) { return sources, nil }, Observe: s.observe, Log: s.log}).Register(e.server)
 	e.api.Register(e.server)
-	go func() { e.done <- e.server.Serve(listener) }()
+	go func() { e.done <- e.server.Serve(netutil.LimitListener(listener, maxConnections)) }()
 	return e, nil
 }
 
