@@ -27,6 +27,7 @@ type layout struct {
 	dir     string // kept: policies, the CA's state, configuration and logs
 	runtime string // gone afterwards: sockets, whose paths must be short
 	base    int    // the first port
+	demo    bool   // the demonstration's workloads, and not the user's
 }
 
 // Ports, as offsets from the base.
@@ -50,13 +51,22 @@ func (l layout) address(port int) string {
 
 func (l layout) policies() string { return filepath.Join(l.dir, "policies") }
 func (l layout) state() string    { return filepath.Join(l.dir, "state") }
-func (l layout) registry() string { return filepath.Join(l.dir, "workloads.yaml") }
-func (l layout) token() string    { return filepath.Join(l.runtime, "join-token") }
+
+// registry is the user's own file, or the one that we write anew for each
+// demonstration: never one in place of the other.
+func (l layout) registry() string {
+	if l.demo {
+		return filepath.Join(l.state(), "demo-workloads.yaml")
+	}
+	return filepath.Join(l.dir, "workloads.yaml")
+}
+
+func (l layout) token() string { return filepath.Join(l.runtime, "join-token") }
 
 // checkPorts finds every port that is taken before anything has started.
-func (l layout) checkPorts(ctx context.Context, demo bool) error {
+func (l layout) checkPorts(ctx context.Context) error {
 	last := portManager
-	if demo {
+	if l.demo {
 		last = ports - 1
 	}
 	taken := ""
@@ -93,7 +103,7 @@ func (l layout) checkSockets() error {
 
 // prepare makes the directories, and the sample policies where there is no
 // policy directory yet: a user's edits are never overwritten.
-func (l layout) prepare(demo bool) error {
+func (l layout) prepare() error {
 	if err := os.MkdirAll(l.state(), 0o700); err != nil {
 		return fmt.Errorf("making the state directory: %w", err)
 	}
@@ -104,7 +114,7 @@ func (l layout) prepare(demo bool) error {
 	if err := os.MkdirAll(l.policies(), 0o755); err != nil {
 		return fmt.Errorf("making the policy directory: %w", err)
 	}
-	if !demo {
+	if !l.demo {
 		return nil
 	}
 	return fs.WalkDir(samples, "sample", func(path string, d fs.DirEntry, err error) error {
@@ -179,12 +189,4 @@ func (l layout) emptyRegistry() error {
 	text := "# Workloads of this host. The file is read when istio-auth up starts.\n" +
 		"# - {name: web, node: " + nodeName + ", uid: 1000, executable: /usr/bin/envoy, namespace: demo, serviceAccount: web, labels: {app: web}}\nworkloads: []\n"
 	return os.WriteFile(l.registry(), []byte(text), 0o644)
-}
-
-// write replaces a private file of the run.
-func write(path, text string) error {
-	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-		return fmt.Errorf("writing %s: %w", filepath.Base(path), err)
-	}
-	return nil
 }

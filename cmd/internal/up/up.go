@@ -48,7 +48,7 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return fmt.Errorf("the directory %s: %w", o.Dir, err)
 	}
-	l := layout{dir: dir, base: o.PortBase}
+	l := layout{dir: dir, base: o.PortBase, demo: o.Demo}
 	if l.runtime, err = os.MkdirTemp("", "istio-auth-"); err != nil {
 		return fmt.Errorf("making a directory for sockets: %w", err)
 	}
@@ -56,10 +56,10 @@ func Run(ctx context.Context, o Options) error {
 	if err := l.checkSockets(); err != nil {
 		return err
 	}
-	if err := l.checkPorts(ctx, o.Demo); err != nil {
+	if err := l.checkPorts(ctx); err != nil {
 		return err
 	}
-	if err := l.prepare(o.Demo); err != nil {
+	if err := l.prepare(); err != nil {
 		return err
 	}
 	r := &run{options: o, layout: l, counts: &counts{}, view: o.view()}
