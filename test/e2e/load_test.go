@@ -133,13 +133,13 @@ func TestLoadThroughRenewalsAndAKilledAgent(t *testing.T) {
 	}
 
 	t.Run("kill -9 of the agent", func(t *testing.T) {
-		restarted(t, s, "/istio-nodeagent --config", 0).clean(t, "with the agent killed")
+		restarted(t, s, false).clean(t, "with the agent killed")
 	})
 	// The kubelet brings the container back within seconds, which the life of
 	// ten leaves room for; how soon is the kubelet's matter, so that what fails
 	// is told and does not fail the test. All must be well in the end.
 	t.Run("kill -9 of the keeper", func(t *testing.T) {
-		got := restarted(t, s, "/istio-nodeagent --keep", 1)
+		got := restarted(t, s, true)
 		t.Logf("with the container killed: %+v", got)
 		after := s.load(t)
 		then, err := count()
@@ -156,10 +156,9 @@ func TestLoadThroughRenewalsAndAKilledAgent(t *testing.T) {
 	})
 }
 
-// restarted kills a process under load, waits until every certificate that was
+// restarted kills the agent, or its whole container, under load, waits until every certificate that was
 // in use before has been replaced and has expired, and returns what the load saw.
-// The container must have been restarted so many times.
-func restarted(t *testing.T, s *shop, process string, restarts int) tally {
+func restarted(t *testing.T, s *shop, container bool) tally {
 	t.Helper()
 	count := accounts(t, s.n)
 	l := s.load(t)
@@ -173,7 +172,12 @@ func restarted(t *testing.T, s *shop, process string, restarts int) tally {
 		}
 		return nil
 	})
-	kill(t, s.n, process)
+	keeper, victim := agentProcesses(t, s.n)
+	restarts := 0
+	if container {
+		victim, restarts = keeper, 1
+	}
+	s.n.Exec(t, "kill", "-9", victim)
 	killed := time.Now()
 	within(t, 40*time.Second, "the new agent to issue to four workloads", func() error {
 		if now, err := count(); err != nil || now.issued < 4 || now.renewed >= before.renewed {
@@ -197,14 +201,27 @@ func restarted(t *testing.T, s *shop, process string, restarts int) tally {
 	return l.end(t)
 }
 
-// kill sends SIGKILL to the one process on the node whose command line begins so.
-func kill(t *testing.T, n *node.Node, begins string) {
+// agentProcesses finds the keeper, the first process of the agent's container,
+// and the agent, its child.
+func agentProcesses(t *testing.T, n *node.Node) (keeper, agent string) {
 	t.Helper()
-	out := n.Exec(t, "sh", "-c", `for p in /proc/[0-9]*; do
-		case "$(tr '\0' ' ' <"$p/cmdline" 2>/dev/null)" in "`+begins+`"*) echo "${p#/proc/}" ;; esac; done`)
-	pids := strings.Fields(out)
-	if len(pids) != 1 {
-		t.Fatalf("%d processes begin with %s", len(pids), begins)
+	parents := map[string]string{}
+	lines := n.Exec(t, "sh", "-c", `grep -lsx istio-nodeagent /proc/[0-9]*/comm | while IFS=/ read -r _ _ pid _; do
+		echo "$pid $(sed -n 's/^PPid:[[:space:]]*//p' "/proc/$pid/status")"; done`)
+	for line := range strings.Lines(lines) {
+		if f := strings.Fields(line); len(f) == 2 {
+			parents[f[0]] = f[1]
+		}
 	}
-	n.Exec(t, "kill", "-9", pids[0])
+	for pid, parent := range parents {
+		if _, child := parents[parent]; child {
+			agent = pid
+		} else {
+			keeper = pid
+		}
+	}
+	if len(parents) != 2 || keeper == "" || agent == "" {
+		t.Fatalf("the agent's processes with their parents are %v, want a keeper and its child", parents)
+	}
+	return keeper, agent
 }
