@@ -57,7 +57,7 @@ func (v *view) event(kind, format string, args ...any) {
 		return
 	}
 	var lines []string
-	for line := range strings.SplitSeq(strings.TrimSpace(fmt.Sprintf(format, args...)), "\n") {
+	for line := range strings.SplitSeq(strings.Trim(fmt.Sprintf(format, args...), " \n"), "\n") {
 		lines = append(lines, printable(strings.ReplaceAll(line, "\t", "  ")))
 	}
 	text := strings.Join(lines, "\n"+strings.Repeat(" ", indent))
@@ -125,6 +125,7 @@ func (v *view) close() {
 
 // printable escapes what could steer a terminal, or hide in one.
 func printable(s string) string {
+	s = strings.ToValidUTF8(s, "\ufffd") // a bare 0x9b is a control sequence to some
 	if strings.IndexFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) < 0 {
 		return s
 	}
