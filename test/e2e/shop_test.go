@@ -37,10 +37,10 @@ func openShop(t *testing.T, n *node.Node, namespace string, life time.Duration) 
 	began := time.Now()
 	s := &shop{n, namespace}
 	t.Cleanup(func() { s.close(t) })
-	namespaces := n.Client().CoreV1().Namespaces()
-	if _, err := namespaces.Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}}, metav1.CreateOptions{}); err != nil {
-		t.Fatal(err)
-	}
+	n.Until(t, "the namespace", func() error { // one of a run before may be on its way out
+		_, err := n.Client().CoreV1().Namespaces().Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}}, metav1.CreateOptions{})
+		return err
+	})
 	for _, account := range []string{"server", "client", "stranger"} {
 		config := &corev1.ConfigMap{
 			ObjectMeta: metav1.ObjectMeta{Name: account + "-envoy"},
