@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"time"
 
-	"golang.org/x/net/netutil"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/keepalive"
@@ -23,10 +22,6 @@ import (
 	"github.com/istio-auth/istio-auth/sds"
 	"github.com/istio-auth/istio-auth/sds/secret"
 )
-
-// maxConnections is how many a workload may have with us at once, far above
-// what an Envoy and an application need; more wait. Descriptors are the node's.
-const maxConnections = 64
 
 // SocketName is the agent's socket in each workload's directory.
 const SocketName = "agent.sock"
@@ -79,7 +74,7 @@ func (s *sockets) Open(ctx context.Context, pod attest.Pod) (nodeagent.Endpoint,
 	e.server = grpc.NewServer(options...)
 	(&sds.Server{Sources: func(context.Context) ([]sds.Source, error) { return sources, nil }, Observe: s.observe, Log: s.log}).Register(e.server)
 	e.api.Register(e.server)
-	go func() { e.done <- e.server.Serve(netutil.LimitListener(listener, maxConnections)) }()
+	go func() { e.done <- e.server.Serve(bound(listener, maxConnections)) }()
 	return e, nil
 }
 
@@ -134,16 +129,16 @@ func (peerInfo) AuthType() string { return "unix-peer" }
 
 // ServerHandshake admits the process, or closes the connection.
 func (p peers) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
-	conn, ok := raw.(*net.UnixConn)
-	if !ok {
-		return nil, nil, errors.New("not a Unix socket")
+	conn, err := unixSocket(raw)
+	if err != nil {
+		return nil, nil, err
 	}
 	release, err := p.admit(conn)
 	if err != nil {
 		p.log.Warn("refused a process", "reason", attest.Reason(err), "err", err)
 		return nil, nil, err
 	}
-	return &heldConn{Conn: conn, release: release}, peerInfo{credentials.CommonAuthInfo{SecurityLevel: credentials.NoSecurity}}, nil
+	return &heldConn{Conn: raw, release: release}, peerInfo{credentials.CommonAuthInfo{SecurityLevel: credentials.NoSecurity}}, nil
 }
 
 // heldConn keeps the peer's pidfd for as long as the connection lives.
