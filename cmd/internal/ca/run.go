@@ -36,11 +36,18 @@ type Deps struct {
 	Started func(*ca.Authority) error
 }
 
+// errNoJoinTokens is what hosts come to outside `istio-auth up`: nothing hands
+// their agents join tokens yet, nor lets an agent attest again without one.
+var errNoJoinTokens = errors.New("attestation.hosts: agents of hosts need join tokens, which only \"istio-auth up\" hands out in this version: use attestation.kubernetes")
+
 // Run opens the authority and serves it until ctx ends.
 func Run(ctx context.Context, c Config, d Deps) error {
 	td, err := spiffeid.TrustDomainFromString(c.TrustDomain)
 	if err != nil {
 		return fmt.Errorf("trustDomain: %w", err)
+	}
+	if c.Attestation.Hosts != nil && d.Attester == nil {
+		return errNoJoinTokens // before any state is made
 	}
 	authority, err := ca.New(ctx, ca.Config{
 		TrustDomain: td, Dir: c.StateDir, Log: d.Log,
@@ -100,9 +107,6 @@ func (r *run) join(ctx context.Context, group *errgroup.Group) error {
 		for _, s := range k.Services {
 			c.Services = append(c.Services, spiffeid.RequireFromSegments(r.td, "istio-auth", s.Name))
 		}
-	}
-	if c.Attester == nil {
-		return errors.New("attestation: nobody's word is evidence")
 	}
 	group.Go(func() error { return serve(ctx, r.config.Listen, r.deps.Log, server.New(c)) })
 	return nil
