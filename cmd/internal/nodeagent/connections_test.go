@@ -37,7 +37,10 @@ func TestOneSocketDoesNotTakeTheNodesDescriptors(t *testing.T) {
 	// Ours are dials many; what is above them is the agent's. It accepts in its
 	// own time, so look until it has what it will take.
 	agents := func() int { return descriptors(t) - before - dials }
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
 	for deadline := time.Now().Add(5 * time.Second); agents() < maxConnections && time.Now().Before(deadline); {
+		<-tick.C
 	}
 	if got := agents(); got > maxConnections {
 		t.Errorf("the agent holds %d connections of one workload, want %d at most", got, maxConnections)
