@@ -35,6 +35,10 @@ test: lint ## run every test that this machine permits, and name what it skipped
 	cd deploy/images && go test ./...
 	go tool -modfile=tools/go.mod gotestsum --format pkgname-and-test-fails -- -p 2 -timeout 30m ./...
 
+.PHONY: race
+race: ## run the tests under the race detector, by hand: it needs cgo and compiles all anew
+	CGO_ENABLED=1 go test -race -p 2 ./attest/... ./mtls ./ca/... ./nodeagent/... ./sds/... ./rbac/... ./manager/... ./cmd/internal/...
+
 .PHONY: lint
 lint: ## formatting and vet
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$unformatted" || { echo "not gofmt'ed: $$unformatted"; exit 1; }

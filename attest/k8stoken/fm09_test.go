@@ -239,7 +239,7 @@ func TestFM09(t *testing.T) {
 			if row.change != nil {
 				row.change(&review.Status)
 			}
-			api.answer = func(w http.ResponseWriter, req *http.Request) bool {
+			answer := func(w http.ResponseWriter, req *http.Request) bool {
 				switch {
 				case req.URL.Path == "/good":
 					writeJSON(w, 200, review)
@@ -252,6 +252,9 @@ func TestFM09(t *testing.T) {
 				}
 				return true
 			}
+			api.mu.Lock()
+			api.answer = answer
+			api.mu.Unlock()
 			want := row.want
 			var got attest.Identity
 			var err error

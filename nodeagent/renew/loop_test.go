@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -321,11 +322,12 @@ func TestNudgeAfterFailure(t *testing.T) {
 
 func TestStaleIsRenewedAtTheNudge(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		start, nudges, stale := time.Now(), make(chan struct{}, 1), false
+		start, nudges := time.Now(), make(chan struct{}, 1)
+		var stale atomic.Bool
 		ca := &authority{life: time.Hour}
 		time.AfterFunc(time.Minute, func() { nudges <- struct{}{} })
-		time.AfterFunc(2*time.Minute, func() { stale = true; nudges <- struct{}{} })
-		run(t, 3*time.Minute, &renew.Loop{Issuer: ca, Nudged: nudges, Stale: func() bool { return stale }})
+		time.AfterFunc(2*time.Minute, func() { stale.Store(true); nudges <- struct{}{} })
+		run(t, 3*time.Minute, &renew.Loop{Issuer: ca, Nudged: nudges, Stale: stale.Load})
 		if len(ca.issued) != 2 || ca.issued[1].Sub(start) != 2*time.Minute {
 			t.Errorf("issued at %v, want a second one after two minutes", ca.issued)
 		}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -26,8 +27,10 @@ spec: {rules: [{to: [{operation: {paths: [%q]}}]}]}
 
 // A dir is a watched directory. Time in it passes at will.
 type dir struct {
-	t     *testing.T
-	path  string
+	t    *testing.T
+	path string
+
+	mu    sync.Mutex // guards what the last emit said
 	emits int
 	keys  string // of the last emit: "name path", joined
 	err   error
@@ -49,6 +52,8 @@ func watch(t *testing.T, initial map[string]string, test func(*dir)) {
 				for _, p := range policies {
 					keys = append(keys, p.Name+" "+p.Rules[0].To[0].Paths[0].String())
 				}
+				d.mu.Lock()
+				defer d.mu.Unlock()
 				d.emits, d.keys, d.err = d.emits+1, strings.Join(keys, ", "), err
 			})
 		}()
@@ -80,6 +85,8 @@ func (d *dir) want(emits int, keys, reason string) {
 	d.t.Helper()
 	time.Sleep(time.Second)
 	synctest.Wait()
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	got := ""
 	var refused *parse.Error
 	if errors.As(d.err, &refused) {
@@ -128,8 +135,11 @@ func TestABadFileKeepsWhatItSaid(t *testing.T) {
 		d.write("a.yaml", strings.Replace(policy("a", "/c"), "paths", "path", 1))
 		d.write("b.yaml", policy("b", "/c"))
 		d.want(2, "a /a, b /c", "unknown-field")
-		if want := filepath.Join(d.path, "a.yaml") + ":4:"; !strings.HasPrefix(d.err.Error(), want) {
-			t.Errorf("%v: want it to begin with %s", d.err, want)
+		d.mu.Lock()
+		err := d.err
+		d.mu.Unlock()
+		if want := filepath.Join(d.path, "a.yaml") + ":4:"; !strings.HasPrefix(err.Error(), want) {
+			t.Errorf("%v: want it to begin with %s", err, want)
 		}
 		d.write("b.yaml", policy("b", "/d")) // a's last good content lasts
 		d.want(3, "a /a, b /d", "unknown-field")
@@ -191,8 +201,11 @@ func TestNothingHalfWritten(t *testing.T) {
 			d.write("a.yaml", policy("a", fmt.Sprintf("/%d", i)))
 			time.Sleep(files.Interval * 3 / 4)
 		}
-		if d.emits != 1 {
-			t.Errorf("emitted %d times while the file was being written", d.emits)
+		d.mu.Lock()
+		emits := d.emits
+		d.mu.Unlock()
+		if emits != 1 {
+			t.Errorf("emitted %d times while the file was being written", emits)
 		}
 		d.want(2, "a /19", "")
 	})
