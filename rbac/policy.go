@@ -10,8 +10,10 @@ import (
 type Action int
 
 const (
-	Allow Action = iota + 1 // let it in, unless a Deny policy matches too
-	Deny                    // refuse it
+	Allow  Action = iota + 1 // let it in, unless a Deny policy matches too
+	Deny                     // refuse it
+	Audit                    // mark it for the access log; decides nothing
+	Custom                   // ask a provider, before Deny and Allow are looked at
 )
 
 // String returns the word that authors write.
@@ -21,20 +23,39 @@ func (a Action) String() string {
 		return "ALLOW"
 	case Deny:
 		return "DENY"
+	case Audit:
+		return "AUDIT"
+	case Custom:
+		return "CUSTOM"
 	}
 	return "none"
 }
 
-// A Policy is one AuthorizationPolicy. It matches a request where one of its
-// rules does; without rules it matches none.
+// A Policy is one AuthorizationPolicy, or what became of one of our own kinds.
+// It matches a request where one of its rules does; without rules it matches
+// none.
 type Policy struct {
 	Namespace, Name string
 	Action          Action
+	// Provider is whom a Custom policy asks, and empty for all others.
+	Provider string
 	// Selector holds the labels that a workload must have. Empty selects every
 	// workload of the namespace, or of the mesh for the root namespace.
 	Selector map[string]string
-	Rules    []Rule
+	// Targets are what the policy is attached to instead: gateways and
+	// waypoints, which a sidecar is not. A policy with targets selects no
+	// workload of ours.
+	Targets []TargetRef
+	// DryRun decides nothing: what it would do is counted and logged.
+	DryRun bool
+	// IstioCompat reads negations as Istio does: what a request does not have is
+	// not what was named. See docs/design/policy.md.
+	IstioCompat bool
+	Rules       []Rule
 }
+
+// A TargetRef names what a policy is attached to, in the policy's namespace.
+type TargetRef struct{ Group, Kind, Name string }
 
 // Key is "namespace/name". Neither part has a slash, so it is unique.
 func (p Policy) Key() string { return p.Namespace + "/" + p.Name }
@@ -47,27 +68,23 @@ func (p Policy) Compare(q Policy) int {
 	return cmp.Or(cmp.Compare(p.Namespace, q.Namespace), cmp.Compare(p.Name, q.Name))
 }
 
-// A Rule matches where one of From and one of To does. An empty From, and an
-// empty To, match every request.
+// A Rule matches where one of From does, one of To does, every test of When
+// does, and the expression does. An empty From, and an empty To, match every
+// request.
 type Rule struct {
-	From []Source
-	To   []Operation
+	From, To []Clause
+	When     Clause
+	// Expression is what no field can say. Nil says nothing.
+	Expression *Expression
 }
 
-// A Source matches a peer that satisfies every field. A field without values is
-// satisfied; otherwise one of the values must match, and of a Not field none.
-type Source struct {
-	// Principals match the SPIFFE ID without its scheme: "td/ns/a/sa/b".
-	Principals, NotPrincipals []Pattern
-	// Namespaces match the peer's namespace in our own trust domain.
-	Namespaces, NotNamespaces []Pattern
-	// ServiceAccounts match the peer whole, in our own trust domain.
-	ServiceAccounts, NotServiceAccounts []ServiceAccount
-}
+// A Clause is satisfied where every test of it is.
+type Clause []Test
 
-// An Operation matches a request that satisfies every field, as in [Source].
-type Operation struct {
-	Methods, NotMethods []Pattern
-	// Paths match the canonical path without its query: see [CanonicalPath].
-	Paths, NotPaths []Pattern
+// A Test asks for one attribute. It is satisfied where In is empty or one of In
+// matches, and none of NotIn does. rbac/eval says what it is where a request
+// does not have the attribute.
+type Test struct {
+	Attribute Attribute
+	In, NotIn []Pattern
 }

@@ -1,6 +1,7 @@
 package rbac
 
 import (
+	"net/netip"
 	"strings"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -26,13 +27,67 @@ func (p Peer) Workload(td spiffeid.TrustDomain) (namespace, account string, ok b
 	return namespace, account, true
 }
 
-// A Request is what a workload is asked. Method is an HTTP method. Path is the
-// path that the application gets: canonical, without query (see
-// [CanonicalPath]).
+// Protocol is how a workload is asked. The zero value is none, and refused.
+type Protocol int
+
+const (
+	HTTP Protocol = iota + 1
+	// TCP is a connection of whose bytes nobody knows the meaning.
+	TCP
+)
+
+// A Request is what a workload is asked: an HTTP request, or a TCP connection,
+// which has of it the peer, the addresses and the server name.
 type Request struct {
-	Peer   Peer
-	Method string
-	Path   string
+	Protocol Protocol
+	Peer     Peer // zero: plaintext, without a certificate
+
+	Source      netip.Addr     // the other end of the connection
+	Remote      netip.Addr     // the client as trusted proxies tell it; mostly Source
+	Destination netip.AddrPort // our end of the connection
+	ServerName  string         // empty: none
+
+	Method  string
+	Host    string              // the authority, as it was sent
+	Path    string              // canonical, without query: see [CanonicalPath]
+	Headers map[string][]string // by lower-case name, each line apart
+	// Token is the end user's, verified. Nil: there is none.
+	Token *Token
+}
+
+// A Token is the payload of an end user's JSON web token, whose signature,
+// issuer, audience and times were verified. Claims are values as of
+// encoding/json; "scope" and "permission" are split at blanks.
+type Token struct{ Claims map[string]any }
+
+// Texts are the values of a claim that is a string, or a list with strings in
+// it, of which what is no string is left out. A claim of any other kind is
+// none.
+func (t *Token) Texts(path ...string) []string {
+	if t == nil || len(path) == 0 {
+		return nil
+	}
+	var value any = t.Claims
+	for _, key := range path {
+		object, ok := value.(map[string]any)
+		if !ok {
+			return nil
+		}
+		value = object[key]
+	}
+	switch value := value.(type) {
+	case string:
+		return []string{value}
+	case []any:
+		var texts []string
+		for _, item := range value {
+			if text, ok := item.(string); ok {
+				texts = append(texts, text)
+			}
+		}
+		return texts
+	}
+	return nil
 }
 
 // PlainMethod tells whether a method can be decided upon: it is of capital

@@ -1,9 +1,7 @@
 package rbac
 
 import (
-	"crypto/sha256"
-	"encoding/binary"
-	"hash"
+	"cmp"
 	"slices"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -16,15 +14,23 @@ type Target struct {
 	// RootNamespace is the namespace whose policies apply to the whole mesh.
 	// Empty means that no namespace's do.
 	RootNamespace string
-	TrustDomain   spiffeid.TrustDomain
+	// TrustDomain is the workload's own. Aliases and Foreign are as of [Domains].
+	TrustDomain      spiffeid.TrustDomain
+	Aliases, Foreign []spiffeid.TrustDomain
+	// Plaintext says that peers without a certificate are listened to, as
+	// PeerAuthentication decides. They have no identity.
+	Plaintext bool
 }
 
 // A Set is all that applies to one workload. The zero Set means that it is not
 // known what applies, and everything is refused; that nothing applies is a
 // known answer, and [Select] gives it: see [Set.None].
 type Set struct {
-	trustDomain spiffeid.TrustDomain
-	deny, allow []Policy
+	domains   Domains
+	plaintext bool
+	enforced  []Policy // by action, in the order of their names
+	trial     []Policy // the same, with those of a dry run
+	tokens    []TokenRule
 }
 
 // Select returns the policies that apply to t: those of its own namespace and
@@ -35,29 +41,55 @@ func Select(policies []Policy, t Target) Set {
 	if t.TrustDomain.IsZero() || t.Namespace == "" {
 		return Set{}
 	}
-	s := Set{trustDomain: t.TrustDomain}
+	s := Set{
+		domains:   Domains{Own: t.TrustDomain, Aliases: t.Aliases, Foreign: t.Foreign},
+		plaintext: t.Plaintext,
+	}
+	dry := false
 	for _, p := range policies {
-		if !t.selectedBy(p) {
+		if !t.selects(p.Namespace, p.Selector, p.Targets) || p.Action < Allow || p.Action > Custom {
 			continue
 		}
-		switch p.Action {
-		case Deny:
-			s.deny = append(s.deny, p)
-		case Allow:
-			s.allow = append(s.allow, p)
+		s.trial = append(s.trial, p)
+		if dry = dry || p.DryRun; !p.DryRun {
+			s.enforced = append(s.enforced, p)
 		}
 	}
-	slices.SortStableFunc(s.deny, Policy.Compare)
-	slices.SortStableFunc(s.allow, Policy.Compare)
+	order := func(p, q Policy) int { return cmp.Or(cmp.Compare(p.Action, q.Action), p.Compare(q)) }
+	slices.SortStableFunc(s.enforced, order)
+	slices.SortStableFunc(s.trial, order)
+	if !dry {
+		s.trial = nil
+	}
 	return s
 }
 
-func (t Target) selectedBy(p Policy) bool {
-	inRoot := t.RootNamespace != "" && p.Namespace == t.RootNamespace
-	if p.Namespace != t.Namespace && !inRoot {
+// WithTokens is s with the rules for end users' tokens that apply to t: those
+// of every RequestAuthentication that selects it, by issuer. There is no
+// overriding.
+func (s Set) WithTokens(all []RequestAuthentication, t Target) Set {
+	if s.IsZero() {
+		return s
+	}
+	all = slices.SortedStableFunc(slices.Values(all), RequestAuthentication.Compare)
+	s.tokens = nil
+	for _, a := range all {
+		if t.selects(a.Namespace, a.Selector, a.Targets) {
+			s.tokens = append(s.tokens, a.Rules...)
+		}
+	}
+	slices.SortStableFunc(s.tokens, func(a, b TokenRule) int { return cmp.Compare(a.Issuer, b.Issuer) })
+	return s
+}
+
+// selects tells whether an object applies to t: of its namespace or the root's,
+// by its selector. What is attached to a gateway or a waypoint is not for us.
+func (t Target) selects(namespace string, selector map[string]string, targets []TargetRef) bool {
+	inRoot := t.RootNamespace != "" && namespace == t.RootNamespace
+	if len(targets) > 0 || namespace != t.Namespace && !inRoot {
 		return false
 	}
-	for key, want := range p.Selector {
+	for key, want := range selector {
 		if got, ok := t.Labels[key]; !ok || got != want {
 			return false
 		}
@@ -65,84 +97,47 @@ func (t Target) selectedBy(p Policy) bool {
 	return true
 }
 
+// Domains are the trust domains that the set knows.
+func (s Set) Domains() Domains { return s.domains }
+
 // TrustDomain is the trust domain that namespaces and service accounts mean.
-func (s Set) TrustDomain() spiffeid.TrustDomain { return s.trustDomain }
+func (s Set) TrustDomain() spiffeid.TrustDomain { return s.domains.Own }
+
+// Plaintext tells whether peers without a certificate are listened to.
+func (s Set) Plaintext() bool { return s.plaintext }
+
+// Policies lists those that do the action, by name. The caller must not change
+// the list.
+func (s Set) Policies(action Action) []Policy {
+	first, _ := slices.BinarySearchFunc(s.enforced, action, func(p Policy, a Action) int { return cmp.Compare(p.Action, a) })
+	last, _ := slices.BinarySearchFunc(s.enforced, action+1, func(p Policy, a Action) int { return cmp.Compare(p.Action, a) })
+	return s.enforced[first:last]
+}
 
 // Deny lists the DENY policies by name. The caller must not change it.
-func (s Set) Deny() []Policy { return s.deny }
+func (s Set) Deny() []Policy { return s.Policies(Deny) }
 
 // Allow lists the ALLOW policies by name. The caller must not change it.
-func (s Set) Allow() []Policy { return s.allow }
+func (s Set) Allow() []Policy { return s.Policies(Allow) }
+
+// Trial is the set as it would be if the policies of a dry run were enforced.
+// Without any, ok is false and it is s.
+func (s Set) Trial() (trial Set, ok bool) {
+	if s.trial == nil {
+		return s, false
+	}
+	s.enforced, s.trial = s.trial, nil
+	return s, true
+}
+
+// Tokens lists the rules for end users' tokens, by issuer. The caller must not
+// change it.
+func (s Set) Tokens() []TokenRule { return s.tokens }
 
 // IsZero tells that it is not known what applies.
-func (s Set) IsZero() bool { return s.trustDomain.IsZero() }
+func (s Set) IsZero() bool { return s.domains.Own.IsZero() }
 
-// None tells that it is known that no policy applies.
-func (s Set) None() bool { return !s.IsZero() && len(s.deny)+len(s.allow) == 0 }
-
-// Digest is equal for two sets that decide alike by the same names: it covers
-// the trust domain and the policies, but not their selectors, which have done
-// their work. The zero Set's is no other Set's.
-func (s Set) Digest() [32]byte {
-	d := digester{sha256.New()}
-	d.text("istio-auth rbac set 1", s.trustDomain.Name())
-	for _, policies := range [][]Policy{s.deny, s.allow} {
-		d.count(len(policies))
-		for _, p := range policies {
-			d.policy(p)
-		}
-	}
-	return [32]byte(d.Sum(nil))
-}
-
-// A digester writes values so that different ones give different bytes: each
-// string and each list comes after its length.
-type digester struct{ hash.Hash }
-
-func (d digester) count(n int) {
-	var b [8]byte
-	binary.BigEndian.PutUint64(b[:], uint64(n))
-	d.Write(b[:])
-}
-
-func (d digester) text(ss ...string) {
-	for _, s := range ss {
-		d.count(len(s))
-		d.Write([]byte(s))
-	}
-}
-
-func (d digester) policy(p Policy) {
-	d.text(p.Namespace, p.Name, p.Action.String())
-	d.count(len(p.Rules))
-	for _, rule := range p.Rules {
-		d.count(len(rule.From))
-		for _, f := range rule.From {
-			d.patterns(f.Principals, f.NotPrincipals, f.Namespaces, f.NotNamespaces)
-			d.accounts(f.ServiceAccounts, f.NotServiceAccounts)
-		}
-		d.count(len(rule.To))
-		for _, to := range rule.To {
-			d.patterns(to.Methods, to.NotMethods, to.Paths, to.NotPaths)
-		}
-	}
-}
-
-func (d digester) patterns(lists ...[]Pattern) {
-	for _, list := range lists {
-		d.count(len(list))
-		for _, p := range list {
-			d.count(int(p.kind))
-			d.text(p.text)
-		}
-	}
-}
-
-func (d digester) accounts(lists ...[]ServiceAccount) {
-	for _, list := range lists {
-		d.count(len(list))
-		for _, a := range list {
-			d.text(a.namespace, a.name)
-		}
-	}
+// None tells that it is known that nothing applies.
+func (s Set) None() bool {
+	return !s.IsZero() && len(s.enforced)+len(s.trial)+len(s.tokens) == 0
 }

@@ -9,11 +9,20 @@ import (
 // and a subdomain 253 (RFC 1123 §2.1, as Kubernetes reads it), a service account
 // in a rule 320 (istio.io/api), and Envoy takes no longer request header than 60 KiB.
 const (
-	maxPrincipal = 2048
-	maxLabel     = 63
-	maxSubdomain = 253
-	maxAccount   = 320
-	maxPath      = 8192
+	maxPrincipal   = 2048
+	maxLabel       = 63
+	maxSubdomain   = 253
+	maxAccount     = 320
+	maxPath        = 8192
+	maxHost        = 253
+	maxTrustDomain = 255
+
+	maxHeaderName  = 256
+	maxHeaderValue = 4096
+	maxClaimKey    = 256
+	maxClaimDepth  = 8
+	maxClaimValue  = 2048
+	maxSegments    = 64 // of a path template
 )
 
 // methods are those that Envoy's HTTP/1 parser knows: RFC 9110 §9, PATCH,
@@ -25,9 +34,43 @@ var methods = []string{
 	"UNSUBSCRIBE",
 }
 
-// ParsePrincipal reads a value of principals: a SPIFFE ID without its scheme, or
+// ParseValue reads one value of an attribute, in a policy of the namespace own.
+// Errors are [Refusal]s.
+func ParseValue(a Attribute, s, own string) (Pattern, error) {
+	switch a.kind {
+	case Principal:
+		return parsePrincipal(s)
+	case Namespace, AnyNamespace:
+		return parseNamespace(s)
+	case ServiceAccount, AnyServiceAccount:
+		return parseServiceAccount(s, own)
+	case TrustDomain:
+		return parseTrustDomain(s)
+	case SourceIP, RemoteIP, DestinationIP:
+		return parseNetwork(s)
+	case DestinationPort:
+		return parsePort(s)
+	case ServerName:
+		return parseHostname("bad-sni", s)
+	case Method:
+		return parseMethod(s)
+	case Host:
+		return parseHostname("bad-host", s)
+	case Path:
+		return parsePath(s)
+	case Header:
+		return parseHeaderValue(s)
+	case RequestPrincipal:
+		return parseRequestPrincipal(s)
+	case Audience, Presenter, Claim:
+		return parsePattern(s, maxClaimValue)
+	}
+	return Pattern{}, refuse("bad-attribute", "no value of it can match")
+}
+
+// parsePrincipal reads a value of principals: a SPIFFE ID without its scheme, or
 // its beginning or end with a star. Errors are [Refusal]s.
-func ParsePrincipal(s string) (Pattern, error) {
+func parsePrincipal(s string) (Pattern, error) {
 	p, err := parsePattern(s, maxPrincipal)
 	if err != nil {
 		return Pattern{}, err
@@ -91,9 +134,9 @@ func endsWorkload(s string) bool {
 	return len(segments) <= 5 && !strings.HasSuffix(s, "/")
 }
 
-// ParseNamespace reads a value of namespaces: a namespace, or its beginning or
+// parseNamespace reads a value of namespaces: a namespace, or its beginning or
 // end with a star. Errors are [Refusal]s.
-func ParseNamespace(s string) (Pattern, error) {
+func parseNamespace(s string) (Pattern, error) {
 	p, err := parsePattern(s, maxLabel+1)
 	if err != nil {
 		return Pattern{}, err
@@ -111,9 +154,9 @@ func ParseNamespace(s string) (Pattern, error) {
 	return p, nil
 }
 
-// ParseMethod reads a value of methods: an HTTP method, or its beginning or end
+// parseMethod reads a value of methods: an HTTP method, or its beginning or end
 // with a star. Errors are [Refusal]s.
-func ParseMethod(s string) (Pattern, error) {
+func parseMethod(s string) (Pattern, error) {
 	p, err := parsePattern(s, maxLabel)
 	if err != nil {
 		return Pattern{}, err
@@ -124,11 +167,11 @@ func ParseMethod(s string) (Pattern, error) {
 	return p, nil
 }
 
-// ParsePath reads a value of paths: a path, or its beginning or end with a star.
+// parsePath reads a value of paths: a path, or its beginning or end with a star.
 // One that no canonical path could match is refused. Errors are [Refusal]s.
-func ParsePath(s string) (Pattern, error) {
+func parsePath(s string) (Pattern, error) {
 	if strings.ContainsAny(s, "{}") {
-		return Pattern{}, refuse("not-supported", "%.80q: path templates are not supported yet", s)
+		return parseTemplate(s)
 	}
 	p, err := parsePattern(s, maxPath)
 	if err != nil {
@@ -138,7 +181,7 @@ func ParsePath(s string) (Pattern, error) {
 	case strings.ContainsAny(p.text, "?#"):
 		return Pattern{}, refuse("bad-path", "%.80q: a path is matched without its query", s)
 	case strings.Contains(p.text, "%"):
-		return Pattern{}, refuse("not-supported", "%.80q: percent-encoding in a path is not supported yet", s)
+		return Pattern{}, refuse("encoded-path", "%.80q: a path is written without percent-encodings, of which one text has many", s)
 	case (p.kind == Exact || p.kind == Prefix) && p.text[0] != '/':
 		return Pattern{}, refuse("bad-path", "%.80q: a path begins with a slash", s)
 	}
@@ -153,31 +196,33 @@ func ParsePath(s string) (Pattern, error) {
 	case Present:
 		return p, nil
 	}
+	if p.kind == Suffix && (strings.Contains(p.text, ";") || p.foldedText() == "") {
+		return Pattern{}, refuse("bad-path", "%.80q: no end of a path is that, the way that all applications read paths", s)
+	}
 	if canonical, err := CanonicalPath(whole); err != nil || canonical != whole || !PlainPath(whole) {
 		return Pattern{}, refuse("bad-path", "%.80q: no request has this path: dot segments, double slashes, backslashes and other unusual bytes are normalized before policy sees it", s)
 	}
 	return p, nil
 }
 
-// ParseServiceAccount reads a value of serviceAccounts: "account" in the
-// policy's namespace own, or "namespace/account". There are no stars. Errors
-// are [Refusal]s.
-func ParseServiceAccount(s, own string) (ServiceAccount, error) {
+// parseServiceAccount reads a value of serviceAccounts: "account" in the
+// policy's namespace own, or "namespace/account". There are no stars.
+func parseServiceAccount(s, own string) (Pattern, error) {
 	namespace, name, ok := strings.Cut(s, "/")
 	if !ok {
 		namespace, name = own, s
 	}
 	switch {
 	case s == "":
-		return ServiceAccount{}, refuse("empty-value", "empty: leave the field out, or give a value")
+		return Pattern{}, refuse("empty-value", "empty: leave the field out, or give a value")
 	case len(s) > maxAccount:
-		return ServiceAccount{}, refuse("too-long", "%d bytes, at most %d", len(s), maxAccount)
+		return Pattern{}, refuse("too-long", "%d bytes, at most %d", len(s), maxAccount)
 	case strings.Contains(s, "*"):
-		return ServiceAccount{}, refuse("bad-service-account", "%.80q: a service account is written whole, without stars", s)
+		return Pattern{}, refuse("bad-service-account", "%.80q: a service account is written whole, without stars", s)
 	case !IsNamespace(namespace) || !isName(name, "-.") || len(name) > maxSubdomain:
-		return ServiceAccount{}, refuse("bad-service-account", "%.80q: want <service account> or <namespace>/<service account>", s)
+		return Pattern{}, refuse("bad-service-account", "%.80q: want <service account> or <namespace>/<service account>", s)
 	}
-	return ServiceAccount{namespace, name}, nil
+	return pair(Pattern{kind: Exact, text: namespace}, Pattern{kind: Exact, text: name}), nil
 }
 
 // IsNamespace tells whether s can be a namespace: an RFC 1123 label.
@@ -208,11 +253,11 @@ func parsePattern(s string, most int) (Pattern, error) {
 	case s == "*":
 		return Pattern{kind: Present}, nil
 	}
-	p := Pattern{Exact, s}
+	p := Pattern{kind: Exact, text: s}
 	if text, ok := strings.CutPrefix(s, "*"); ok {
-		p = Pattern{Suffix, text}
+		p = Pattern{kind: Suffix, text: text}
 	} else if text, ok := strings.CutSuffix(s, "*"); ok {
-		p = Pattern{Prefix, text}
+		p = Pattern{kind: Prefix, text: text}
 	}
 	if strings.Contains(p.text, "*") {
 		return Pattern{}, refuse("bad-star", "%.80q: a star is a wildcard only as the first or the last character, and not both", s)

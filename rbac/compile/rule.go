@@ -1,6 +1,8 @@
 package compile
 
 import (
+	"errors"
+	"fmt"
 	"strings"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -12,7 +14,28 @@ import (
 // workload of our trust domain, so that its URI SAN is
 // spiffe://<td>/ns/<namespace>/sa/<account> and nothing else.
 func (c *compiler) rule(r rbac.Rule) term {
-	return and(anyOf(r.From, c.source), anyOf(r.To, c.operation))
+	return and(anyOf(r.From, c.clause), anyOf(r.To, c.clause), c.clause(r.When))
+}
+
+func (c *compiler) clause(tests rbac.Clause) term {
+	return and(compileEach(tests, c.test)...)
+}
+
+func (c *compiler) test(t rbac.Test) term {
+	switch t.Attribute.Kind() {
+	case rbac.Principal:
+		return field(t.In, t.NotIn, c.principal)
+	case rbac.Namespace:
+		return field(t.In, t.NotIn, c.namespace)
+	case rbac.ServiceAccount:
+		return field(t.In, t.NotIn, c.account)
+	case rbac.Method:
+		return field(t.In, t.NotIn, func(p rbac.Pattern) term { return c.pattern(c.method, p) })
+	case rbac.Path:
+		return field(t.In, t.NotIn, func(p rbac.Pattern) term { return c.pattern(c.path, p) })
+	}
+	c.err = errors.Join(c.err, fmt.Errorf("compile: %v is not supported yet", t.Attribute))
+	return term{always: never}
 }
 
 // anyOf is satisfied where the list is empty, or one of it is.
@@ -35,21 +58,6 @@ func compileEach[V any](list []V, compile func(V) term) []term {
 // without does.
 func field[V any](values, without []V, compile func(V) term) term {
 	return and(anyOf(values, compile), not(or(compileEach(without, compile)...)))
-}
-
-func (c *compiler) source(s rbac.Source) term {
-	return and(
-		field(s.Principals, s.NotPrincipals, c.principal),
-		field(s.Namespaces, s.NotNamespaces, c.namespace),
-		field(s.ServiceAccounts, s.NotServiceAccounts, c.account),
-	)
-}
-
-func (c *compiler) operation(o rbac.Operation) term {
-	return and(
-		field(o.Methods, o.NotMethods, func(p rbac.Pattern) term { return c.pattern(c.method, p) }),
-		field(o.Paths, o.NotPaths, func(p rbac.Pattern) term { return c.pattern(c.path, p) }),
-	)
 }
 
 // pattern matches an input that is never empty: behind the guards a path is
@@ -102,9 +110,10 @@ func (c *compiler) namespace(p rbac.Pattern) term {
 }
 
 // account matches the whole ID of a service account in our trust domain.
-func (c *compiler) account(a rbac.ServiceAccount) term {
-	id, err := spiffeid.FromSegments(c.td, "ns", a.Namespace(), "sa", a.Name())
-	if err != nil {
+func (c *compiler) account(p rbac.Pattern) term {
+	namespace, account := p.Halves()
+	id, err := spiffeid.FromSegments(c.td, "ns", namespace.Text(), "sa", account.Text())
+	if err != nil || namespace.Kind() != rbac.Exact || account.Kind() != rbac.Exact {
 		return term{always: never} // a leaf that was not made by parsing
 	}
 	return term{when: c.exact(c.peer, id.String())}

@@ -2,12 +2,19 @@
 //
 // It is the reference: short, total, and plain, so that it can be read aloud to
 // the author of a policy. Everything else that decides (the compiled filters,
-// in real Envoys) is tested against it. It has no bar for speed.
+// in real Envoys, and the index behind the libraries) is tested against it. It
+// has no bar for speed. Start at [Decide].
+//
+// # Three answers
+//
+// A test has three answers: yes, no, and maybe, for what cannot be told. A rule
+// of an ALLOW policy matches where the answer is yes. A rule of any other policy
+// matches where it is yes or maybe. So what cannot be told never lets anybody
+// in, and never keeps a DENY from refusing.
 package eval
 
 import (
 	"slices"
-	"strings"
 
 	"github.com/istio-auth/istio-auth/rbac"
 )
@@ -17,7 +24,8 @@ type Reason string
 
 const (
 	UnknownSet   Reason = "unknown-set"    // refused: it is not known which policies apply
-	NoIdentity   Reason = "no-identity"    // refused: the peer is no workload of our trust domain
+	NoProtocol   Reason = "no-protocol"    // refused: neither HTTP nor TCP
+	NoIdentity   Reason = "no-identity"    // refused: the peer is no workload of an accepted trust domain
 	BadPath      Reason = "bad-path"       // refused: the path is not one to decide upon (rbac.PlainPath)
 	NoMethod     Reason = "no-method"      // refused: the method is not one to decide upon (rbac.PlainMethod)
 	DenyRule     Reason = "deny-rule"      // refused: a rule of a DENY policy matches
@@ -29,54 +37,76 @@ const (
 // A Verdict is a decision and where it came from. The zero Verdict refuses.
 type Verdict struct {
 	Allowed bool
-	Policy  string // "namespace/name" of the policy that decided; empty for none
-	Rule    string // "namespace/name/index" of the rule that decided; empty for none
-	Reason  Reason
+	// Ask names the providers of the CUSTOM policies that match: what is allowed
+	// is let in only if each of them says yes.
+	Ask    []string
+	Policy string // "namespace/name" of the policy that decided; empty for none
+	Rule   string // "namespace/name/index" of the rule that decided; empty for none
+	Reason Reason
+	// Audit is the rule of an AUDIT policy that matches; empty for none.
+	Audit string
 }
 
 // Decide says whether set lets req in. DENY comes before ALLOW, and the first
 // rule that matches, by the policies' names, is the one that is told.
 func Decide(set rbac.Set, req rbac.Request) Verdict {
-	if set.IsZero() {
-		return Verdict{Reason: UnknownSet}
+	call, refused := about(set, req)
+	if refused != "" {
+		return Verdict{Reason: refused}
 	}
-	namespace, account, ok := req.Peer.Workload(set.TrustDomain())
-	if !ok {
-		return Verdict{Reason: NoIdentity}
+	var v Verdict
+	for _, p := range set.Policies(rbac.Custom) {
+		if _, _, ok := call.first([]rbac.Policy{p}); ok && !slices.Contains(v.Ask, p.Provider) {
+			v.Ask = append(v.Ask, p.Provider)
+		}
 	}
-	if !rbac.PlainPath(req.Path) {
-		return Verdict{Reason: BadPath}
+	_, v.Audit, _ = call.first(set.Policies(rbac.Audit))
+	switch policy, rule, ok := call.first(set.Deny()); {
+	case ok:
+		v.Policy, v.Rule, v.Reason = policy, rule, DenyRule
+		return v
+	case len(set.Allow()) == 0:
+		v.Allowed, v.Reason = true, NoAllow
+		return v
 	}
-	if !rbac.PlainMethod(req.Method) {
-		return Verdict{Reason: NoMethod}
+	var ok bool
+	if v.Policy, v.Rule, ok = call.first(set.Allow()); ok {
+		v.Allowed, v.Reason = true, AllowRule
+		return v
 	}
-	call := call{
-		principal: strings.TrimPrefix(req.Peer.ID.String(), "spiffe://"),
-		namespace: namespace,
-		account:   account,
-		method:    req.Method,
-		path:      req.Path,
-	}
-	if policy, rule, ok := call.first(set.Deny()); ok {
-		return Verdict{Policy: policy, Rule: rule, Reason: DenyRule}
-	}
-	if len(set.Allow()) == 0 {
-		return Verdict{Allowed: true, Reason: NoAllow}
-	}
-	if policy, rule, ok := call.first(set.Allow()); ok {
-		return Verdict{Allowed: true, Policy: policy, Rule: rule, Reason: AllowRule}
-	}
-	return Verdict{Reason: NoAllowMatch}
+	v.Reason = NoAllowMatch
+	return v
 }
 
-// A call is a request from a known workload: every attribute is there.
-type call struct{ principal, namespace, account, method, path string }
+// about is what is known of a request, or why it is refused before any rule is
+// looked at.
+func about(set rbac.Set, req rbac.Request) (call, Reason) {
+	c := call{Request: req, domains: set.Domains()}
+	if set.IsZero() {
+		return c, UnknownSet
+	}
+	if req.Protocol != rbac.HTTP && req.Protocol != rbac.TCP {
+		return c, NoProtocol
+	}
+	c.names = c.domains.Names(req.Peer.ID)
+	if anonymous := req.Peer.ID.IsZero() && set.Plaintext(); len(c.names) == 0 && !anonymous {
+		return c, NoIdentity
+	}
+	if req.Protocol == rbac.HTTP && !rbac.PlainPath(req.Path) {
+		return c, BadPath
+	}
+	if req.Protocol == rbac.HTTP && !rbac.PlainMethod(req.Method) {
+		return c, NoMethod
+	}
+	return c, ""
+}
 
 // first finds the first rule that matches. A policy without rules has none.
 func (c call) first(policies []rbac.Policy) (policy, rule string, ok bool) {
 	for _, p := range policies {
 		for i, r := range p.Rules {
-			if c.matches(r) {
+			a := reading{c, p.IstioCompat}.rule(r)
+			if a == yes || a == maybe && p.Action != rbac.Allow {
 				return p.Key(), p.RuleName(i), true
 			}
 		}
@@ -84,26 +114,122 @@ func (c call) first(policies []rbac.Policy) (policy, rule string, ok bool) {
 	return "", "", false
 }
 
-func (c call) matches(r rbac.Rule) bool {
-	return (len(r.From) == 0 || slices.ContainsFunc(r.From, c.isFrom)) &&
-		(len(r.To) == 0 || slices.ContainsFunc(r.To, c.isTo))
+// An answer to a question about a request.
+type answer int
+
+const (
+	no answer = iota
+	maybe
+	yes
+)
+
+func isTrue(b bool) answer {
+	if b {
+		return yes
+	}
+	return no
 }
 
-func (c call) isFrom(s rbac.Source) bool {
-	return field(s.Principals, s.NotPrincipals, func(p rbac.Pattern) bool { return p.Match(c.principal) }) &&
-		field(s.Namespaces, s.NotNamespaces, func(p rbac.Pattern) bool { return p.Match(c.namespace) }) &&
-		field(s.ServiceAccounts, s.NotServiceAccounts, func(a rbac.ServiceAccount) bool {
-			return a.Namespace() == c.namespace && a.Name() == c.account
+func not(a answer) answer { return yes - a }
+
+// all is the least of the answers, and yes where nothing is asked.
+func all[V any](list []V, ask func(V) answer) answer {
+	least := yes
+	for _, v := range list {
+		least = min(least, ask(v))
+	}
+	return least
+}
+
+// some is the greatest of the answers, and no where nothing is asked.
+func some[V any](list []V, ask func(V) answer) answer {
+	greatest := no
+	for _, v := range list {
+		greatest = max(greatest, ask(v))
+	}
+	return greatest
+}
+
+// A reading of a call: by the letter, or as Istio reads negations.
+type reading struct {
+	call
+	istio bool
+}
+
+func (r reading) rule(rule rbac.Rule) answer {
+	a := min(r.anyOf(rule.From), r.anyOf(rule.To), r.clause(rule.When))
+	if rule.Expression != nil {
+		a = min(a, r.expression(*rule.Expression))
+	}
+	return a
+}
+
+// anyOf is one of the clauses, or nothing asked.
+func (r reading) anyOf(clauses []rbac.Clause) answer {
+	if len(clauses) == 0 {
+		return yes
+	}
+	return some(clauses, r.clause)
+}
+
+func (r reading) clause(tests rbac.Clause) answer { return all(tests, r.test) }
+
+// test: one of In, where there are any, and none of NotIn. What the request does
+// not have is none of In, and whether it is none of NotIn cannot be told.
+func (r reading) test(t rbac.Test) answer {
+	values, known := r.values(t.Attribute)
+	if !known {
+		return maybe
+	}
+	if len(values) == 0 && !r.istio && len(t.NotIn) > 0 {
+		return min(isTrue(len(t.In) == 0), maybe)
+	}
+	match := func(p rbac.Pattern) answer {
+		return some(values, func(v value) answer { return v.matches(t.Attribute, p) })
+	}
+	a := not(some(t.NotIn, match))
+	if len(t.In) > 0 {
+		a = min(a, some(t.In, match))
+	}
+	return a
+}
+
+func (r reading) expression(e rbac.Expression) answer {
+	switch e.Op {
+	case rbac.All:
+		return all(e.Terms, r.expression)
+	case rbac.Any:
+		return some(e.Terms, r.expression)
+	case rbac.Matches:
+		return r.test(e.Test)
+	case rbac.Compare:
+		return r.compare(e.Comparison)
+	}
+	return no
+}
+
+// compare: one value on the left is, begins with, or ends with, one on the
+// right, between two texts.
+func (r reading) compare(c rbac.Comparison) answer {
+	left, leftKnown := r.values(c.Left)
+	right, rightKnown := r.values(c.Right)
+	switch {
+	case !leftKnown || !rightKnown:
+		return maybe
+	case (len(left) == 0 || len(right) == 0) && c.Not:
+		return maybe
+	}
+	holds := some(left, func(l value) answer {
+		return some(right, func(r value) answer {
+			asIs := c.Holds(l.text, r.text)
+			if c.Left.Kind() == rbac.Path && asIs != c.HoldsFolded(l.text, r.text) {
+				return maybe
+			}
+			return isTrue(asIs)
 		})
-}
-
-func (c call) isTo(o rbac.Operation) bool {
-	return field(o.Methods, o.NotMethods, func(p rbac.Pattern) bool { return p.Match(c.method) }) &&
-		field(o.Paths, o.NotPaths, func(p rbac.Pattern) bool { return p.Match(c.path) })
-}
-
-// field is satisfied where values is empty or one of them matches, and none of
-// not matches.
-func field[V any](values, not []V, match func(V) bool) bool {
-	return (len(values) == 0 || slices.ContainsFunc(values, match)) && !slices.ContainsFunc(not, match)
+	})
+	if c.Not {
+		return not(holds)
+	}
+	return holds
 }

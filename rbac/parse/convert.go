@@ -99,7 +99,7 @@ func (at *positions) rule(r *securityv1beta1.Rule, own, field string) (rbac.Rule
 		rule.From = append(rule.From, source)
 	}
 	for i, to := range r.GetTo() {
-		operation, err := at.operation(to.GetOperation(), fmt.Sprintf("%s.to[%d].operation", field, i))
+		operation, err := at.operation(to.GetOperation(), own, fmt.Sprintf("%s.to[%d].operation", field, i))
 		if err != nil {
 			return rbac.Rule{}, err
 		}
@@ -108,50 +108,77 @@ func (at *positions) rule(r *securityv1beta1.Rule, own, field string) (rbac.Rule
 	return rule, nil
 }
 
-func (at *positions) source(s *securityv1beta1.Source, own, field string) (rbac.Source, error) {
+// A field of the language: its values, and those of its negation.
+type listed struct {
+	name      string
+	attribute rbac.AttributeKind
+	in, notIn []string
+}
+
+func (at *positions) source(s *securityv1beta1.Source, own, field string) (rbac.Clause, error) {
 	accounts := len(s.GetServiceAccounts()) + len(s.GetNotServiceAccounts())
 	others := len(s.GetPrincipals()) + len(s.GetNotPrincipals()) + len(s.GetNamespaces()) + len(s.GetNotNamespaces())
 	if accounts > 0 && others > 0 {
-		return rbac.Source{}, at.refuse(field, "conflict", "service accounts cannot stand with principals or namespaces")
+		return nil, at.refuse(field, "conflict", "service accounts cannot stand with principals or namespaces")
 	}
-	var source rbac.Source
-	account := func(text string) (rbac.ServiceAccount, error) { return rbac.ParseServiceAccount(text, own) }
-	return source, firstError(
-		values(at, field+".principals", s.GetPrincipals(), rbac.ParsePrincipal, &source.Principals),
-		values(at, field+".notPrincipals", s.GetNotPrincipals(), rbac.ParsePrincipal, &source.NotPrincipals),
-		values(at, field+".namespaces", s.GetNamespaces(), rbac.ParseNamespace, &source.Namespaces),
-		values(at, field+".notNamespaces", s.GetNotNamespaces(), rbac.ParseNamespace, &source.NotNamespaces),
+	if err := firstError(
 		at.limit(field+".serviceAccounts", len(s.GetServiceAccounts()), maxAccounts),
 		at.limit(field+".notServiceAccounts", len(s.GetNotServiceAccounts()), maxAccounts),
-		values(at, field+".serviceAccounts", s.GetServiceAccounts(), account, &source.ServiceAccounts),
-		values(at, field+".notServiceAccounts", s.GetNotServiceAccounts(), account, &source.NotServiceAccounts),
-	)
+	); err != nil {
+		return nil, err
+	}
+	return at.clause(field, own, []listed{
+		{"principals", rbac.Principal, s.GetPrincipals(), s.GetNotPrincipals()},
+		{"namespaces", rbac.Namespace, s.GetNamespaces(), s.GetNotNamespaces()},
+		{"serviceAccounts", rbac.ServiceAccount, s.GetServiceAccounts(), s.GetNotServiceAccounts()},
+	})
 }
 
-func (at *positions) operation(o *securityv1beta1.Operation, field string) (rbac.Operation, error) {
-	var operation rbac.Operation
-	return operation, firstError(
-		values(at, field+".methods", o.GetMethods(), rbac.ParseMethod, &operation.Methods),
-		values(at, field+".notMethods", o.GetNotMethods(), rbac.ParseMethod, &operation.NotMethods),
-		values(at, field+".paths", o.GetPaths(), rbac.ParsePath, &operation.Paths),
-		values(at, field+".notPaths", o.GetNotPaths(), rbac.ParsePath, &operation.NotPaths),
-	)
+func (at *positions) operation(o *securityv1beta1.Operation, own, field string) (rbac.Clause, error) {
+	return at.clause(field, own, []listed{
+		{"methods", rbac.Method, o.GetMethods(), o.GetNotMethods()},
+		{"paths", rbac.Path, o.GetPaths(), o.GetNotPaths()},
+	})
 }
 
-// values parses a list into what out points to.
-func values[V any](at *positions, field string, texts []string, parse func(string) (V, error), out *[]V) error {
+// clause makes a test of each field that has values.
+func (at *positions) clause(field, own string, fields []listed) (rbac.Clause, error) {
+	var clause rbac.Clause
+	for _, f := range fields {
+		if len(f.in)+len(f.notIn) == 0 {
+			continue
+		}
+		test := rbac.Test{Attribute: rbac.Attr(f.attribute)}
+		var err error
+		if test.In, err = at.values(join(field, f.name), f.in, test.Attribute, own); err != nil {
+			return nil, err
+		}
+		if test.NotIn, err = at.values(join(field, negated(f.name)), f.notIn, test.Attribute, own); err != nil {
+			return nil, err
+		}
+		clause = append(clause, test)
+	}
+	return clause, nil
+}
+
+// negated is the name of a field's negation: notPaths for paths.
+func negated(field string) string { return "not" + strings.ToUpper(field[:1]) + field[1:] }
+
+// values parses a list.
+func (at *positions) values(field string, texts []string, a rbac.Attribute, own string) ([]rbac.Pattern, error) {
+	var list []rbac.Pattern
 	for i, text := range texts {
-		v, err := parse(text)
+		p, err := rbac.ParseValue(a, text, own)
 		var refusal *rbac.Refusal
 		switch {
 		case errors.As(err, &refusal):
-			return at.refuse(fmt.Sprintf("%s[%d]", field, i), refusal.Reason, "%s", refusal.Detail)
+			return nil, at.refuse(fmt.Sprintf("%s[%d]", field, i), refusal.Reason, "%s", refusal.Detail)
 		case err != nil:
-			return err
+			return nil, err
 		}
-		*out = append(*out, v)
+		list = append(list, p)
 	}
-	return nil
+	return list, nil
 }
 
 func firstError(errs ...error) error {

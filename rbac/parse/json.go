@@ -36,23 +36,11 @@ func JSON(p rbac.Policy) []byte {
 func ruleJSON(r rbac.Rule, own string) map[string]any {
 	rule := map[string]any{}
 	var from, to []any
-	for _, s := range r.From {
-		source := map[string]any{}
-		put(source, "principals", texts(s.Principals))
-		put(source, "notPrincipals", texts(s.NotPrincipals))
-		put(source, "namespaces", texts(s.Namespaces))
-		put(source, "notNamespaces", texts(s.NotNamespaces))
-		put(source, "serviceAccounts", accounts(s.ServiceAccounts, own))
-		put(source, "notServiceAccounts", accounts(s.NotServiceAccounts, own))
-		from = append(from, map[string]any{"source": source})
+	for _, c := range r.From {
+		from = append(from, map[string]any{"source": clauseJSON(c, own)})
 	}
-	for _, o := range r.To {
-		operation := map[string]any{}
-		put(operation, "methods", texts(o.Methods))
-		put(operation, "notMethods", texts(o.NotMethods))
-		put(operation, "paths", texts(o.Paths))
-		put(operation, "notPaths", texts(o.NotPaths))
-		to = append(to, map[string]any{"operation": operation})
+	for _, c := range r.To {
+		to = append(to, map[string]any{"operation": clauseJSON(c, own)})
 	}
 	put(rule, "from", from)
 	put(rule, "to", to)
@@ -66,23 +54,31 @@ func put(m map[string]any, key string, list []any) {
 	}
 }
 
-func texts(values []rbac.Pattern) []any {
-	var list []any
-	for _, v := range values {
-		list = append(list, v.String())
-	}
-	return list
+// fieldNames are those of the tests that are fields of sources and operations.
+var fieldNames = map[rbac.AttributeKind]string{
+	rbac.Principal: "principals", rbac.Namespace: "namespaces", rbac.ServiceAccount: "serviceAccounts",
+	rbac.Method: "methods", rbac.Path: "paths",
 }
 
-// accounts writes those of the policy's own namespace without it.
-func accounts(values []rbac.ServiceAccount, own string) []any {
+func clauseJSON(c rbac.Clause, own string) map[string]any {
+	fields := map[string]any{}
+	for _, test := range c {
+		name := fieldNames[test.Attribute.Kind()]
+		put(fields, name, texts(test.In, own))
+		put(fields, negated(name), texts(test.NotIn, own))
+	}
+	return fields
+}
+
+// texts writes service accounts of the policy's own namespace without it.
+func texts(values []rbac.Pattern, own string) []any {
 	var list []any
-	for _, a := range values {
-		if a.Namespace() == own {
-			list = append(list, a.Name())
-			continue
+	for _, v := range values {
+		text := v.String()
+		if namespace, account := v.Halves(); namespace.Kind() == rbac.Exact && namespace.Text() == own && account.Kind() == rbac.Exact {
+			text = account.Text()
 		}
-		list = append(list, a.String())
+		list = append(list, text)
 	}
 	return list
 }

@@ -116,63 +116,69 @@ func (g *Generator) IntN(n int) int { return g.r.IntN(n) }
 
 func (g *Generator) chance(percent int) bool { return g.r.IntN(100) < percent }
 
-// source has at least one value: none is not to be written.
-func (g *Generator) source() rbac.Source {
+// source has at least one test: none is not to be written.
+func (g *Generator) source() rbac.Clause {
 	for {
-		var s rbac.Source
+		var c rbac.Clause
 		if g.chance(35) {
-			s.ServiceAccounts, s.NotServiceAccounts = g.accounts(60), g.accounts(50)
+			c = g.test(c, rbac.ServiceAccount, 60, 50)
 		} else {
-			s.Principals, s.NotPrincipals = g.list(50, g.principal, rbac.ParsePrincipal), g.list(30, g.principal, rbac.ParsePrincipal)
-			s.Namespaces, s.NotNamespaces = g.list(50, g.namespace, rbac.ParseNamespace), g.list(30, g.namespace, rbac.ParseNamespace)
+			c = g.test(c, rbac.Principal, 50, 30)
+			c = g.test(c, rbac.Namespace, 50, 30)
 		}
-		if !isEmpty(s) {
-			return s
+		if len(c) > 0 {
+			return c
 		}
 	}
 }
 
-func (g *Generator) operation() rbac.Operation {
+func (g *Generator) operation() rbac.Clause {
 	for {
-		o := rbac.Operation{
-			Methods:    g.list(35, g.method, rbac.ParseMethod),
-			NotMethods: g.list(20, g.method, rbac.ParseMethod),
-			Paths:      g.list(60, g.path, rbac.ParsePath),
-			NotPaths:   g.list(40, g.path, rbac.ParsePath),
-		}
-		if !isEmpty(o) {
-			return o
+		c := g.test(g.test(nil, rbac.Method, 35, 20), rbac.Path, 60, 40)
+		if len(c) > 0 {
+			return c
 		}
 	}
+}
+
+// test adds a test of an attribute, with values by chance; or none.
+func (g *Generator) test(c rbac.Clause, kind rbac.AttributeKind, in, notIn int) rbac.Clause {
+	test := rbac.Test{Attribute: rbac.Attr(kind), In: g.list(in, kind), NotIn: g.list(notIn, kind)}
+	if len(test.In)+len(test.NotIn) == 0 {
+		return c
+	}
+	return append(c, test)
 }
 
 // list makes no values, or one to three. What the language refuses is made anew.
-func (g *Generator) list(percent int, text func() string, parse func(string) (rbac.Pattern, error)) []rbac.Pattern {
+func (g *Generator) list(percent int, kind rbac.AttributeKind) []rbac.Pattern {
 	if !g.chance(percent) {
 		return nil
 	}
 	var list []rbac.Pattern
 	for want := 1 + g.r.IntN(3); len(list) < want; {
-		if p, err := parse(g.starred(text())); err == nil {
+		if p, err := rbac.ParseValue(rbac.Attr(kind), g.text(kind), Namespace); err == nil {
 			list = append(list, p)
 		}
 	}
 	return list
 }
 
-func (g *Generator) accounts(percent int) []rbac.ServiceAccount {
-	if !g.chance(percent) {
-		return nil
+func (g *Generator) text(kind rbac.AttributeKind) string {
+	switch kind {
+	case rbac.Principal:
+		return g.starred(g.principal())
+	case rbac.Namespace:
+		return g.starred(g.namespace())
+	case rbac.Method:
+		return g.starred(g.method())
+	case rbac.Path:
+		return g.starred(g.path())
 	}
-	var list []rbac.ServiceAccount
-	for range 1 + g.r.IntN(3) {
-		text := pick(g, accounts)
-		if g.chance(70) {
-			text = pick(g, namespaces) + "/" + text
-		}
-		list = append(list, must(rbac.ParseServiceAccount(text, Namespace)))
+	if g.chance(30) {
+		return pick(g, accounts)
 	}
-	return list
+	return pick(g, namespaces) + "/" + pick(g, accounts)
 }
 
 // starred leaves a text whole, or makes a prefix, a suffix or a star of it.

@@ -43,20 +43,26 @@ func Policies(n int, seed uint64) []rbac.Policy {
 	r := rand.New(rand.NewPCG(seed, 1))
 	policies := make([]rbac.Policy, n)
 	for i := range policies {
-		peer := must(rbac.ParsePrincipal(fmt.Sprintf("%s/ns/team-%d/sa/client-%d", TrustDomain, r.IntN(50), i)))
-		path := must(rbac.ParsePath(fmt.Sprintf("/svc/%05d/items", i)))
-		method := must(rbac.ParseMethod([]string{"GET", "POST", "PUT", "DELETE"}[r.IntN(4)]))
+		peer := value(rbac.Principal, fmt.Sprintf("%s/ns/team-%d/sa/client-%d", TrustDomain, r.IntN(50), i))
+		path := value(rbac.Path, fmt.Sprintf("/svc/%05d/items", i))
+		method := value(rbac.Method, []string{"GET", "POST", "PUT", "DELETE"}[r.IntN(4)])
 		policies[i] = rbac.Policy{
 			Namespace: Namespace,
 			Name:      fmt.Sprintf("policy-%05d", i),
 			Action:    rbac.Allow,
 			Rules: []rbac.Rule{{
-				From: []rbac.Source{{Principals: []rbac.Pattern{peer}}},
-				To:   []rbac.Operation{{Methods: []rbac.Pattern{method}, Paths: []rbac.Pattern{path}}},
+				From: []rbac.Clause{{peer}},
+				To:   []rbac.Clause{{method, path}},
 			}},
 		}
 	}
 	return policies
+}
+
+// value is a test for one value.
+func value(kind rbac.AttributeKind, text string) rbac.Test {
+	a := rbac.Attr(kind)
+	return rbac.Test{Attribute: a, In: []rbac.Pattern{must(rbac.ParseValue(a, text, Namespace))}}
 }
 
 // must is for values that this package makes.

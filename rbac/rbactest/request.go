@@ -14,7 +14,7 @@ type Call struct{ Method, Target string }
 // [rbac.ErrNotCanonical] where it is refused before any policy is asked.
 func (c Call) Request(peer rbac.Peer) (rbac.Request, error) {
 	path, err := rbac.CanonicalPath(c.Target)
-	return rbac.Request{Peer: peer, Method: c.Method, Path: path}, err
+	return rbac.Request{Protocol: rbac.HTTP, Peer: peer, Method: c.Method, Path: path}, err
 }
 
 // Call makes a call that is near to what the policies say.
@@ -24,7 +24,7 @@ func (g *Generator) Call(policies []rbac.Policy) Call {
 	if len(methods) > 0 && g.chance(70) {
 		c.Method = g.complete(pick(g, methods), pick(g, verbs))
 	}
-	if _, err := rbac.ParseMethod(c.Method); err != nil {
+	if _, err := rbac.ParseValue(rbac.Attr(rbac.Method), c.Method, Namespace); err != nil {
 		c.Method = pick(g, verbs) // Envoy's parser takes no other
 	}
 	if len(paths) > 0 && g.chance(85) {
@@ -45,9 +45,15 @@ func (g *Generator) Call(policies []rbac.Policy) Call {
 func literals(policies []rbac.Policy) (methods, paths []rbac.Pattern) {
 	for _, p := range policies {
 		for _, rule := range p.Rules {
-			for _, to := range rule.To {
-				methods = append(append(methods, to.Methods...), to.NotMethods...)
-				paths = append(append(paths, to.Paths...), to.NotPaths...)
+			for _, clause := range rule.To {
+				for _, test := range clause {
+					switch test.Attribute.Kind() {
+					case rbac.Method:
+						methods = append(append(methods, test.In...), test.NotIn...)
+					case rbac.Path:
+						paths = append(append(paths, test.In...), test.NotIn...)
+					}
+				}
 			}
 		}
 	}

@@ -98,69 +98,48 @@ func smallerPolicies(p rbac.Policy) []rbac.Policy {
 
 func smallerRules(r rbac.Rule) []rbac.Rule {
 	var list []rbac.Rule
-	for i, s := range r.From {
-		list = append(list, rbac.Rule{From: without(r.From, i), To: r.To})
-		for _, smaller := range smallerSources(s) {
-			list = append(list, rbac.Rule{From: replaced(r.From, i, smaller), To: r.To})
+	for i, clause := range r.From {
+		list = append(list, rbac.Rule{From: without(r.From, i), To: r.To, When: r.When, Expression: r.Expression})
+		for _, smaller := range smallerClauses(clause, 1) {
+			list = append(list, rbac.Rule{From: replaced(r.From, i, smaller), To: r.To, When: r.When, Expression: r.Expression})
 		}
 	}
-	for i, o := range r.To {
-		list = append(list, rbac.Rule{From: r.From, To: without(r.To, i)})
-		for _, smaller := range smallerOperations(o) {
-			list = append(list, rbac.Rule{From: r.From, To: replaced(r.To, i, smaller)})
+	for i, clause := range r.To {
+		list = append(list, rbac.Rule{From: r.From, To: without(r.To, i), When: r.When, Expression: r.Expression})
+		for _, smaller := range smallerClauses(clause, 1) {
+			list = append(list, rbac.Rule{From: r.From, To: replaced(r.To, i, smaller), When: r.When, Expression: r.Expression})
 		}
+	}
+	for _, smaller := range smallerClauses(r.When, 0) {
+		list = append(list, rbac.Rule{From: r.From, To: r.To, When: smaller, Expression: r.Expression})
+	}
+	if r.Expression != nil {
+		list = append(list, rbac.Rule{From: r.From, To: r.To, When: r.When})
 	}
 	return list
 }
 
-func smallerSources(s rbac.Source) []rbac.Source {
-	list := fewer(s,
-		func(s *rbac.Source) *[]rbac.Pattern { return &s.Principals },
-		func(s *rbac.Source) *[]rbac.Pattern { return &s.NotPrincipals },
-		func(s *rbac.Source) *[]rbac.Pattern { return &s.Namespaces },
-		func(s *rbac.Source) *[]rbac.Pattern { return &s.NotNamespaces },
-	)
-	return append(list, fewer(s,
-		func(s *rbac.Source) *[]rbac.ServiceAccount { return &s.ServiceAccounts },
-		func(s *rbac.Source) *[]rbac.ServiceAccount { return &s.NotServiceAccounts },
-	)...)
-}
-
-func smallerOperations(o rbac.Operation) []rbac.Operation {
-	return fewer(o,
-		func(o *rbac.Operation) *[]rbac.Pattern { return &o.Methods },
-		func(o *rbac.Operation) *[]rbac.Pattern { return &o.NotMethods },
-		func(o *rbac.Operation) *[]rbac.Pattern { return &o.Paths },
-		func(o *rbac.Operation) *[]rbac.Pattern { return &o.NotPaths },
-	)
-}
-
-// fewer lists the wholes with one value less in one of the fields. A source or
-// an operation without any value cannot be written, and its rule is listed
-// without it anyway.
-func fewer[W, V any](whole W, fields ...func(*W) *[]V) []W {
-	var list []W
-	for _, field := range fields {
-		values := *field(&whole)
-		for i := range values {
-			smaller := whole
-			*field(&smaller) = without(values, i)
-			if !isEmpty(smaller) {
-				list = append(list, smaller)
+// smallerClauses lists the clauses with one value, or one test, less, which have
+// least tests at the least: an empty source or operation cannot be written, and
+// its rule is listed without it anyway.
+func smallerClauses(c rbac.Clause, least int) []rbac.Clause {
+	var list []rbac.Clause
+	for i, test := range c {
+		if len(c) > least {
+			list = append(list, without(c, i))
+		}
+		for j := range test.In {
+			if len(test.In)+len(test.NotIn) > 1 {
+				list = append(list, replaced(c, i, rbac.Test{Attribute: test.Attribute, In: without(test.In, j), NotIn: test.NotIn}))
+			}
+		}
+		for j := range test.NotIn {
+			if len(test.In)+len(test.NotIn) > 1 {
+				list = append(list, replaced(c, i, rbac.Test{Attribute: test.Attribute, In: test.In, NotIn: without(test.NotIn, j)}))
 			}
 		}
 	}
 	return list
-}
-
-func isEmpty(whole any) bool {
-	switch w := whole.(type) {
-	case rbac.Source:
-		return len(w.Principals)+len(w.NotPrincipals)+len(w.Namespaces)+len(w.NotNamespaces)+len(w.ServiceAccounts)+len(w.NotServiceAccounts) == 0
-	case rbac.Operation:
-		return len(w.Methods)+len(w.NotMethods)+len(w.Paths)+len(w.NotPaths) == 0
-	}
-	return false
 }
 
 // without returns a copy; of the last value it leaves nil.

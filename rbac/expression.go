@@ -1,0 +1,74 @@
+package rbac
+
+import "strings"
+
+// An Op is what an [Expression] does with its parts. The zero value is never
+// satisfied.
+type Op int
+
+const (
+	All     Op = iota + 1 // every one of Terms; of none, satisfied
+	Any                   // one of Terms; of none, not
+	Matches               // Test
+	Compare               // two attributes: Comparison
+)
+
+// An Expression is a condition over attributes, made from an author's CEL. It
+// has no loops, no arithmetic and no regular expressions. Negations stand at the
+// leaves alone: in NotIn of a test, and in Not of a comparison.
+type Expression struct {
+	Op         Op
+	Terms      []Expression
+	Test       Test
+	Comparison Comparison
+	// Source is the author's text; of the outermost expression only.
+	Source string
+}
+
+// A Comparison holds the value of one attribute against that of another,
+// between two literal texts: request.path.startsWith("/users/" + claim + "/").
+type Comparison struct {
+	Left  Attribute
+	How   Kind // Exact, Prefix or Suffix
+	Lead  string
+	Right Attribute
+	Trail string
+	Not   bool // satisfied where it does not hold
+}
+
+// Attributes calls yield for each attribute that e asks for.
+func (e *Expression) Attributes(yield func(Attribute)) {
+	if e == nil {
+		return
+	}
+	switch e.Op {
+	case Matches:
+		yield(e.Test.Attribute)
+	case Compare:
+		yield(e.Comparison.Left)
+		yield(e.Comparison.Right)
+	}
+	for i := range e.Terms {
+		e.Terms[i].Attributes(yield)
+	}
+}
+
+// Holds compares two values, without regard to Not.
+func (c Comparison) Holds(left, right string) bool { return c.holds(left, c.Lead+right+c.Trail) }
+
+// HoldsFolded is Holds for a path on the left, as [FoldPath] folds it.
+func (c Comparison) HoldsFolded(path, right string) bool {
+	return c.holds(FoldPath(path), lower(c.Lead+right+c.Trail))
+}
+
+func (c Comparison) holds(left, text string) bool {
+	switch c.How {
+	case Exact:
+		return left == text
+	case Prefix:
+		return strings.HasPrefix(left, text)
+	case Suffix:
+		return strings.HasSuffix(left, text)
+	}
+	return false
+}
