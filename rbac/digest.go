@@ -12,7 +12,7 @@ import (
 func (s Set) Digest() [32]byte {
 	d := digester{sha256.New()}
 	d.text("istio-auth rbac set 2", s.domains.Own.Name())
-	for _, list := range [][]string{names(s.domains.Aliases), names(s.domains.Foreign)} {
+	for _, list := range [][]string{names(s.domains.Aliases), names(s.domains.Foreign), s.providers} {
 		d.count(len(list))
 		d.text(list...)
 	}

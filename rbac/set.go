@@ -20,6 +20,9 @@ type Target struct {
 	// Plaintext says that peers without a certificate are listened to, as
 	// PeerAuthentication decides. They have no identity.
 	Plaintext bool
+	// Providers are the names of those whom CUSTOM policies may ask: those that
+	// the workload's enforcement point can reach.
+	Providers []string
 }
 
 // A Set is all that applies to one workload. The zero Set means that it is not
@@ -28,6 +31,7 @@ type Target struct {
 type Set struct {
 	domains   Domains
 	plaintext bool
+	providers []string
 	enforced  []Policy // by action, in the order of their names
 	trial     []Policy // the same, with those of a dry run
 	tokens    []TokenRule
@@ -44,6 +48,7 @@ func Select(policies []Policy, t Target) Set {
 	s := Set{
 		domains:   Domains{Own: t.TrustDomain, Aliases: t.Aliases, Foreign: t.Foreign},
 		plaintext: t.Plaintext,
+		providers: slices.Compact(slices.Sorted(slices.Values(t.Providers))),
 	}
 	dry := false
 	for _, p := range policies {
@@ -105,6 +110,11 @@ func (s Set) TrustDomain() spiffeid.TrustDomain { return s.domains.Own }
 
 // Plaintext tells whether peers without a certificate are listened to.
 func (s Set) Plaintext() bool { return s.plaintext }
+
+// Providers are the names of those whom CUSTOM policies may ask, in order. A
+// policy that asks another refuses what it matches. The caller must not change
+// the list.
+func (s Set) Providers() []string { return s.providers }
 
 // Policies lists those that do the action, by name. The caller must not change
 // the list.

@@ -28,6 +28,7 @@ const (
 	NoIdentity   Reason = "no-identity"    // refused: the peer is no workload of an accepted trust domain
 	BadPath      Reason = "bad-path"       // refused: the path is not one to decide upon (rbac.PlainPath)
 	NoMethod     Reason = "no-method"      // refused: the method is not one to decide upon (rbac.PlainMethod)
+	NoProvider   Reason = "no-provider"    // refused: a rule of a CUSTOM policy matches, and nobody knows whom it asks
 	DenyRule     Reason = "deny-rule"      // refused: a rule of a DENY policy matches
 	AllowRule    Reason = "allow-rule"     // allowed: a rule of an ALLOW policy matches
 	NoAllowMatch Reason = "no-allow-match" // refused: there are ALLOW policies, and none matches
@@ -56,7 +57,11 @@ func Decide(set rbac.Set, req rbac.Request) Verdict {
 	}
 	var v Verdict
 	for _, p := range set.Policies(rbac.Custom) {
-		if _, _, ok := call.first([]rbac.Policy{p}); ok && !slices.Contains(v.Ask, p.Provider) {
+		policy, rule, ok := call.first([]rbac.Policy{p})
+		if ok && !slices.Contains(set.Providers(), p.Provider) {
+			return Verdict{Policy: policy, Rule: rule, Reason: NoProvider}
+		}
+		if ok && !slices.Contains(v.Ask, p.Provider) {
 			v.Ask = append(v.Ask, p.Provider)
 		}
 	}
