@@ -39,6 +39,16 @@ const (
 	// PathKey is the filter state that holds %PATH(NQ:PATH)%, as an envoy.string.
 	// A filter in front of this one sets it.
 	PathKey = "istio-auth.path"
+	// FoldKey is the filter state that holds rbac.FoldPath of it. A filter of
+	// ours computes it.
+	FoldKey = "istio-auth.fold"
+	// HostKey is the filter state that holds rbac.FoldHost of :authority. It is
+	// not there where FoldHost is empty.
+	HostKey = "istio-auth.host"
+	// IssuerKey and SubjectKey are the filter state that holds "iss" and "sub" of
+	// the verified token. "-", or nothing, is none.
+	IssuerKey  = "istio-auth.issuer"
+	SubjectKey = "istio-auth.subject"
 	// StatPrefix begins the filter's statistics and the keys of its dynamic
 	// metadata.
 	StatPrefix = "istio_auth_"
