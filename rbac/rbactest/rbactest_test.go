@@ -11,7 +11,10 @@ import (
 	"github.com/istio-auth/istio-auth/rbac/rbactest"
 )
 
-var byValue = cmp.AllowUnexported(rbac.Pattern{}, rbac.ServiceAccount{})
+var byValue = cmp.Options{
+	cmp.Comparer(func(a, b rbac.Pattern) bool { return a == b }),
+	cmp.Comparer(func(a, b rbac.Attribute) bool { return a == b }),
+}
 
 func TestSeeds(t *testing.T) {
 	a, b, c := rbactest.New(1), rbactest.New(1), rbactest.New(2)
@@ -66,8 +69,10 @@ func TestShrink(t *testing.T) {
 		for _, p := range c.Policies {
 			for _, rule := range p.Rules {
 				for _, to := range rule.To {
-					if p.Action == rbac.Deny && len(to.NotMethods) > 0 && strings.Contains(c.Call.Target, "dm") {
-						return true
+					for _, test := range to {
+						if p.Action == rbac.Deny && test.Attribute == rbac.Attr(rbac.Method) && len(test.NotIn) > 0 && strings.Contains(c.Call.Target, "dm") {
+							return true
+						}
 					}
 				}
 			}
@@ -95,7 +100,7 @@ func TestShrink(t *testing.T) {
 		}
 		p := got.Policies[0]
 		if got.Call.Target != "/dm" && got.Call.Target != "dm" || len(p.Selector) > 0 || len(p.Rules) != 1 || len(p.Rules[0].From) > 0 ||
-			len(p.Rules[0].To) != 1 || len(p.Rules[0].To[0].NotMethods) != 1 || len(p.Rules[0].To[0].Paths) > 0 {
+			len(p.Rules[0].To) != 1 || len(p.Rules[0].To[0]) != 1 || len(p.Rules[0].To[0][0].NotIn) != 1 || len(p.Rules[0].To[0][0].In) > 0 {
 			t.Errorf("shrunk to\n%v", got)
 		}
 	}
