@@ -1,6 +1,9 @@
 package rbac
 
-import "cmp"
+import (
+	"cmp"
+	"time"
+)
 
 // A RequestAuthentication says which end users' tokens a workload takes.
 type RequestAuthentication struct {
@@ -33,6 +36,9 @@ type TokenRule struct {
 	Keys string
 	// KeysURI is where Keys come from, where they are not the author's own.
 	KeysURI string
+	// Timeout is how long one fetch from KeysURI may take. Zero: as the fetcher
+	// thinks fit.
+	Timeout time.Duration
 	// Forward leaves the token in the request.
 	Forward bool
 	// PayloadHeader gets the payload, in base64url. Empty: none does.
