@@ -59,7 +59,7 @@ func Attr(kind AttributeKind) Attribute {
 
 // HeaderAttr is a request header. Errors are [Refusal]s.
 func HeaderAttr(name string) (Attribute, error) {
-	name = strings.ToLower(name)
+	name = lower(name)
 	if name == "" || len(name) > maxHeaderName || !all(name, isHeaderByte) {
 		return Attribute{}, refuse("bad-header", "%.80q: a header's name has letters, digits and hyphens", name)
 	}

@@ -34,7 +34,7 @@ func FoldPath(path string) string {
 		}
 	}
 	folded := "/" + strings.Join(kept, "/")
-	if last := segments[len(segments)-1]; len(kept) > 0 && strings.TrimRight(last, ". ") == "" {
+	if last, _, _ := strings.Cut(segments[len(segments)-1], ";"); len(kept) > 0 && strings.TrimRight(last, ". ") == "" {
 		folded += "/"
 	}
 	return lower(folded)

@@ -112,9 +112,14 @@ func (p Pattern) MatchFolded(folded string) bool {
 func (p Pattern) FoldedText() string { return p.foldedText() }
 
 func (p Pattern) foldedText() string {
-	if p.kind == Suffix {
+	switch last := p.text[strings.LastIndexByte(p.text, '/')+1:]; {
+	case p.kind == Suffix:
 		// What stands before the end is of the same segment, or ends one.
 		return strings.TrimPrefix(FoldPath("/x"+p.text), "/x")
+	case p.kind == Prefix && !strings.Contains(last, ";"):
+		// The last segment goes on, so that a dot at the end of "/.*" is not one
+		// at the end of a segment.
+		return strings.TrimSuffix(FoldPath(p.text+"x"), "x")
 	}
 	return FoldPath(p.text)
 }

@@ -52,7 +52,7 @@ func Select(policies []Policy, t Target) Set {
 	}
 	dry := false
 	for _, p := range policies {
-		if !t.selects(p.Namespace, p.Selector, p.Targets) || p.Action < Allow || p.Action > Custom {
+		if !t.Selects(p.Namespace, p.Selector, p.Targets) || p.Action < Allow || p.Action > Custom {
 			continue
 		}
 		s.trial = append(s.trial, p)
@@ -79,7 +79,7 @@ func (s Set) WithTokens(all []RequestAuthentication, t Target) Set {
 	all = slices.SortedStableFunc(slices.Values(all), RequestAuthentication.Compare)
 	s.tokens = nil
 	for _, a := range all {
-		if t.selects(a.Namespace, a.Selector, a.Targets) {
+		if t.Selects(a.Namespace, a.Selector, a.Targets) {
 			s.tokens = append(s.tokens, a.Rules...)
 		}
 	}
@@ -87,9 +87,9 @@ func (s Set) WithTokens(all []RequestAuthentication, t Target) Set {
 	return s
 }
 
-// selects tells whether an object applies to t: of its namespace or the root's,
+// Selects tells whether an object applies to t: of its namespace or the root's,
 // by its selector. What is attached to a gateway or a waypoint is not for us.
-func (t Target) selects(namespace string, selector map[string]string, targets []TargetRef) bool {
+func (t Target) Selects(namespace string, selector map[string]string, targets []TargetRef) bool {
 	inRoot := t.RootNamespace != "" && namespace == t.RootNamespace
 	if len(targets) > 0 || namespace != t.Namespace && !inRoot {
 		return false
@@ -146,6 +146,14 @@ func (s Set) Tokens() []TokenRule { return s.tokens }
 
 // IsZero tells that it is not known what applies.
 func (s Set) IsZero() bool { return s.domains.Own.IsZero() }
+
+// Len is how many policies there are, those of a dry run included.
+func (s Set) Len() int {
+	if s.trial != nil {
+		return len(s.trial)
+	}
+	return len(s.enforced)
+}
 
 // None tells that it is known that nothing applies.
 func (s Set) None() bool {

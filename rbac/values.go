@@ -196,7 +196,7 @@ func parsePath(s string) (Pattern, error) {
 	case Present:
 		return p, nil
 	}
-	if p.kind == Suffix && (strings.Contains(p.text, ";") || p.foldedText() == "") {
+	if p.kind == Suffix && (strings.Contains(p.text, ";") || strings.Trim(p.foldedText(), "/") == "") {
 		return Pattern{}, refuse("bad-path", "%.80q: no end of a path is that, the way that all applications read paths", s)
 	}
 	if canonical, err := CanonicalPath(whole); err != nil || canonical != whole || !PlainPath(whole) {

@@ -87,7 +87,8 @@ func parseHeaderValue(s string) (Pattern, error) {
 	if strings.Contains(p.text, ",") {
 		return Pattern{}, refuse("bad-header-value", "%.80q: a header with a comma has several values, and no rule matches it", s)
 	}
-	if !all(p.text, func(b byte) bool { return b >= 0x20 && b < 0x7f }) || strings.Trim(p.text, " ") != p.text && p.kind == Exact {
+	blankFirst, blankLast := strings.HasPrefix(p.text, " "), strings.HasSuffix(p.text, " ")
+	if !all(p.text, func(b byte) bool { return b >= 0x20 && b < 0x7f }) || blankFirst && p.kind != Suffix || blankLast && p.kind != Prefix {
 		return Pattern{}, refuse("bad-header-value", "%.80q: want visible ASCII, and no blanks around it", s)
 	}
 	return p, nil

@@ -14,10 +14,8 @@ import (
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
-	statuspb "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
-	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/keepalive"
 
 	"github.com/istio-auth/istio-auth/sds/stream"
@@ -37,7 +35,8 @@ type Answers interface {
 	Pods() ([]string, <-chan struct{})
 	// Version is the manager's version of what a pod has, empty for nothing.
 	Version(podUID string) string
-	// Apply takes an answer; the error goes back to the manager.
+	// Apply takes an answer; the error goes back to the manager. Of one pod, one
+	// answer is applied at a time.
 	Apply(podUID, version string, body []byte) error
 }
 
@@ -216,7 +215,8 @@ func (r *run) follow(ctx context.Context, s *shard) (heard bool, err error) {
 		return false, fmt.Errorf("opening the stream: %w", err)
 	}
 	responses, ended := receive(ctx, d)
-	defer func() { cancel(); <-ended }()
+	applying := newApplier(ctx, r)
+	defer func() { cancel(); <-ended; applying.wait() }()
 	asked := s.names()
 	if err := d.Send(r.hello(asked)); err != nil && !errors.Is(err, io.EOF) {
 		return false, fmt.Errorf("subscribing: %w", err)
@@ -226,7 +226,9 @@ func (r *run) follow(ctx context.Context, s *shard) (heard bool, err error) {
 		select {
 		case response := <-responses:
 			heard = true
-			err = d.Send(r.answer(ctx, response))
+			applying.take(response)
+		case reply := <-applying.replies:
+			err = d.Send(reply)
 		case <-s.wake:
 			now := s.names()
 			if len(now) == 0 {
@@ -296,34 +298,6 @@ func difference(before, now map[string]bool) *discoveryv3.DeltaDiscoveryRequest 
 	slices.Sort(request.ResourceNamesSubscribe)
 	slices.Sort(request.ResourceNamesUnsubscribe)
 	return request
-}
-
-// answer applies a response, each of its resources for itself, and says to the
-// manager what came of it.
-func (r *run) answer(ctx context.Context, response *discoveryv3.DeltaDiscoveryResponse) *discoveryv3.DeltaDiscoveryRequest {
-	reply := &discoveryv3.DeltaDiscoveryRequest{TypeUrl: PoliciesType, ResponseNonce: response.Nonce}
-	if len(response.RemovedResources) > 0 {
-		// The protocol has it, our manager does not: nobody's policies end
-		// because somebody does not know them.
-		r.Log.WarnContext(ctx, "the manager says that policies are gone; they stay", "pods", len(response.RemovedResources))
-	}
-	var failed error
-	for _, resource := range response.Resources {
-		var err error
-		if resource.GetResource().GetTypeUrl() != PoliciesType {
-			err = refuse("wrong-type", "a resource of type %q", resource.GetResource().GetTypeUrl())
-		} else {
-			err = r.Answers.Apply(resource.Name, resource.Version, resource.GetResource().GetValue())
-		}
-		if err != nil {
-			r.Log.ErrorContext(ctx, "policies refused; the last good ones stay", "pod_uid", resource.Name, "version", resource.Version, "err", err)
-			failed = errors.Join(failed, fmt.Errorf("%s: %w", resource.Name, err))
-		}
-	}
-	if failed != nil {
-		reply.ErrorDetail = &statuspb.Status{Code: int32(codes.InvalidArgument), Message: cut(failed.Error())}
-	}
-	return reply
 }
 
 // cut keeps a refusal within what a manager keeps of it.

@@ -34,7 +34,7 @@ type manager struct {
 }
 
 func newManager() *manager {
-	return &manager{Server: distribute.NewServer(domain, "root")}
+	return &manager{Server: distribute.NewServer(distribute.Mesh{TrustDomain: domain, RootNamespace: "root"})}
 }
 
 func (m *manager) start() {
@@ -139,7 +139,7 @@ func TestNewCertificates(t *testing.T) {
 		}
 		before := ""
 		for hour := range 5 {
-			if err := m.SetPolicies(policies(t, policy("shop", fmt.Sprint("p", hour), allowA))); err != nil {
+			if err := m.Set(policies(t, policy("shop", fmt.Sprint("p", hour), allowA)), nil); err != nil {
 				t.Fatal(err)
 			}
 			time.Sleep(time.Minute)
@@ -169,7 +169,7 @@ func TestManagerToAgent(t *testing.T) {
 		if offered(t, web) != nil {
 			t.Error("policies before the manager knows any")
 		}
-		if err := m.SetPolicies(nil); err != nil {
+		if err := m.Set(nil, nil); err != nil {
 			t.Fatal(err)
 		}
 		synctest.Wait()
@@ -184,7 +184,7 @@ func TestManagerToAgent(t *testing.T) {
 		if none == nil {
 			t.Fatal("known to be none, and not said")
 		}
-		if err := m.SetPolicies(policies(t, policy("shop", "p", allowA))); err != nil {
+		if err := m.Set(policies(t, policy("shop", "p", allowA)), nil); err != nil {
 			t.Fatal(err)
 		}
 		synctest.Wait()
@@ -216,7 +216,7 @@ func TestManagerToAgent(t *testing.T) {
 		if n, _ := m.count(sds.Acked); n != 2 {
 			t.Errorf("%d acknowledgements after the outage, want 2", n)
 		}
-		if err := m.SetPolicies(nil); err != nil {
+		if err := m.Set(nil, nil); err != nil {
 			t.Fatal(err)
 		}
 		synctest.Wait()
@@ -237,7 +237,7 @@ func TestManyPods(t *testing.T) {
 			f.Add(p)
 			workloads = append(workloads, distribute.Workload{Pod: p, Labels: map[string]string{"app": p.Name}})
 		}
-		for _, err := range []error{m.SetPolicies(policies(t, policy("shop", "p", allowA))), m.SetNode("a", workloads)} {
+		for _, err := range []error{m.Set(policies(t, policy("shop", "p", allowA)), nil), m.SetNode("a", workloads)} {
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -258,7 +258,7 @@ func TestManyPods(t *testing.T) {
 		if n, _ := m.count(sds.Acked); n != 300 {
 			t.Errorf("%d acknowledgements, want 300: nothing is sent twice", n)
 		}
-		if err := m.SetPolicies(policies(t, policy("shop", "p", allowA)+policy("shop", "q", `{selector: {matchLabels: {app: p7}}, rules: [{}]}`))); err != nil {
+		if err := m.Set(policies(t, policy("shop", "p", allowA)+policy("shop", "q", `{selector: {matchLabels: {app: p7}}, rules: [{}]}`)), nil); err != nil {
 			t.Fatal(err)
 		}
 		synctest.Wait()
@@ -307,7 +307,7 @@ func TestRefusedPolicies(t *testing.T) {
 		m, f := newManager(), distribute.NewFilters(domain, nil)
 		web, cart := f.Add(pod("web")), f.Add(pod("cart"))
 		real := source(t, m.Server, "a")
-		for _, err := range []error{m.SetPolicies(nil), m.SetNode("a", []distribute.Workload{{Pod: pod("web")}, {Pod: pod("cart")}})} {
+		for _, err := range []error{m.Set(nil, nil), m.SetNode("a", []distribute.Workload{{Pod: pod("web")}, {Pod: pod("cart")}})} {
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -10,32 +10,27 @@ import (
 	"strings"
 	"sync"
 
-	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/istio-auth/istio-auth/attest"
 	"github.com/istio-auth/istio-auth/rbac"
-	"github.com/istio-auth/istio-auth/rbac/compile"
 	"github.com/istio-auth/istio-auth/rbac/distribute/policypb"
-	"github.com/istio-auth/istio-auth/rbac/parse"
 	"github.com/istio-auth/istio-auth/sds/stream"
 )
 
 const (
 	// FilterType is the type of what [Filters] offers.
 	FilterType = "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig"
-	// FilterName is the name of the filter and of its resource. The bootstrap
-	// of package mesh asks for it.
-	FilterName = "istio-auth.rbac"
 	// MaxPolicies is how many policies may apply to one workload.
 	MaxPolicies = 10_000
-	// MaxSize is how many bytes those may have. A filter has some thirty times
-	// as many, and its making takes four times as many again: the authors of one
-	// namespace must not be able to take the memory of a node's agent, or to
-	// make a message that ends the stream of all its pods.
-	MaxSize = 1 << 20
+	// MaxSize is how many bytes those may have, as the manager sends them. What
+	// Envoy gets of them has about as many.
+	MaxSize = 8 << 20
+	// MaxNamespace is how many bytes the workloads of one namespace on the
+	// agent's node may have in all, equal sets counted once: the authors of one
+	// namespace must not be able to take the memory of the node's agent.
+	MaxNamespace = 32 << 20
 )
 
 // A Refusal is why an agent does not take what the manager says of a workload.
@@ -99,9 +94,8 @@ type Event struct {
 type Filters struct {
 	trustDomain spiffeid.TrustDomain
 	observe     func(Event)
-	compile     func(rbac.Set) (*anypb.Any, error)
-
-	applying sync.Mutex // held while compiling, so that answers stay in order
+	build       func(rbac.Set) ([]*stream.Resource, error)
+	lanes       lanes
 
 	mu       sync.Mutex // guards what follows
 	pods     map[string]*PodFilter
@@ -117,12 +111,16 @@ type answer struct {
 	filter  *compiled
 }
 
-// compiled is one filter, shared by every pod to which the same set applies.
+// compiled is what one set became, shared by every pod to which it applies.
 type compiled struct {
-	digest   [32]byte
-	resource *stream.Resource
-	users    int
+	digest    [32]byte
+	resources map[string]*stream.Resource // by name
+	size      int                         // bytes of the set, as it was sent
+	users     map[string]int              // pods, by namespace
 }
+
+// main is the resource that decides.
+func (c *compiled) main() *stream.Resource { return c.resources[FilterName] }
 
 // NewFilters compiles policies of one trust domain. observe is told of every
 // event and must not block; nil means nobody listens.
@@ -131,7 +129,7 @@ func NewFilters(td spiffeid.TrustDomain, observe func(Event)) *Filters {
 		observe = func(Event) {}
 	}
 	return &Filters{
-		trustDomain: td, observe: observe, compile: compile.HTTP,
+		trustDomain: td, observe: observe, build: build, lanes: newLanes(),
 		pods: map[string]*PodFilter{}, changed: make(chan struct{}), compiled: map[[32]byte]*compiled{},
 	}
 }
@@ -157,7 +155,7 @@ func (f *Filters) Remove(podUID string) {
 	if p := f.pods[podUID]; p != nil {
 		delete(f.pods, podUID)
 		if p.current.filter != nil {
-			f.release(p.current.filter)
+			f.release(p.current.filter, p.pod.Namespace)
 		}
 		f.wake()
 	}
@@ -178,8 +176,11 @@ func (f *Filters) Pods() ([]string, <-chan struct{}) {
 }
 
 // release gives a share in a filter back. The caller holds mu.
-func (f *Filters) release(c *compiled) {
-	if c.users--; c.users == 0 {
+func (f *Filters) release(c *compiled, namespace string) {
+	if c.users[namespace]--; c.users[namespace] == 0 {
+		delete(c.users, namespace)
+	}
+	if len(c.users) == 0 {
 		delete(f.compiled, c.digest)
 	}
 }
@@ -205,13 +206,19 @@ func (f *Filters) Version(podUID string) string {
 // Apply takes the manager's answer for one pod: the resource's name, version
 // and bytes. An error is a [*Refusal], told to observe as well; what the pod
 // had stays in force. An answer for a pod that is not there, as after Remove,
-// is of no interest.
+// is of no interest. Of one pod, one answer is applied at a time; the pods do
+// not wait for each other, but that heavy sets take turns.
 func (f *Filters) Apply(uid, version string, body []byte) error {
-	f.applying.Lock()
-	defer f.applying.Unlock()
 	f.mu.Lock()
 	p := f.pods[uid]
-	known := p == nil || p.current.version == version && bytes.Equal(p.current.body, body)
+	f.mu.Unlock()
+	if p == nil {
+		return nil
+	}
+	p.applying.Lock()
+	defer p.applying.Unlock()
+	f.mu.Lock()
+	known := p.current.version == version && bytes.Equal(p.current.body, body)
 	f.mu.Unlock()
 	if known {
 		return nil
@@ -223,7 +230,7 @@ func (f *Filters) Apply(uid, version string, body []byte) error {
 	}
 	f.mu.Lock()
 	if f.pods[uid] != p { // removed meanwhile
-		f.release(a.filter)
+		f.release(a.filter, p.pod.Namespace)
 		f.mu.Unlock()
 		return nil
 	}
@@ -252,11 +259,12 @@ func (f *Filters) understand(pod attest.Pod, version string, body []byte) (answe
 	if err := proto.Unmarshal(body, m); err != nil {
 		return answer{}, refuse("malformed", "%w", err)
 	}
+	defer f.lanes.enter(len(body))()
 	set, err := f.set(pod, m)
 	if err != nil {
 		return answer{}, err
 	}
-	c, err := f.filter(set)
+	c, err := f.filter(set, pod.Namespace, len(body))
 	if err != nil {
 		return answer{}, err
 	}
@@ -277,57 +285,118 @@ func (f *Filters) set(pod attest.Pod, m *policypb.WorkloadPolicies) (rbac.Set, e
 	case len(m.Policies) > MaxPolicies:
 		return rbac.Set{}, refuse("too-many-policies", "%d policies, at most %d", len(m.Policies), MaxPolicies)
 	}
-	policies := make([]rbac.Policy, 0, len(m.Policies))
-	seen := map[string]bool{}
-	for _, p := range m.Policies {
-		name := p.Namespace + "/" + p.Name
-		read, err := parse.Policies(name, p.Source)
-		switch {
-		case err != nil:
-			return rbac.Set{}, refuse("bad-policy", "%w", err)
-		case len(p.ProtoReflect().GetUnknown()) > 0:
-			return rbac.Set{}, refuse("unknown-field", "policy %s says what this agent does not understand: upgrade it", name)
-		case len(read) != 1 || read[0].Namespace != p.Namespace || read[0].Name != p.Name:
-			return rbac.Set{}, refuse("misnamed-policy", "the source of %s is not that policy alone", name)
-		case len(read[0].Selector) > 0:
-			return rbac.Set{}, refuse("selector-left", "policy %s still has a selector", name)
-		case seen[name]:
-			return rbac.Set{}, refuse("duplicate-policy", "policy %s is there twice", name)
-		}
-		seen[name] = true
-		policies = append(policies, read[0])
+	target := rbac.Target{Namespace: m.Namespace, RootNamespace: m.RootNamespace, TrustDomain: f.trustDomain, Providers: m.Providers}
+	var err error
+	if target.Aliases, err = domains(m.Aliases); err != nil {
+		return rbac.Set{}, err
 	}
-	set := rbac.Select(policies, rbac.Target{Namespace: m.Namespace, RootNamespace: m.RootNamespace, TrustDomain: f.trustDomain})
-	if n := len(set.Deny()) + len(set.Allow()); n != len(policies) {
-		return rbac.Set{}, refuse("does-not-apply", "%d of %d policies do not apply to namespace %s", len(policies)-n, len(policies), m.Namespace)
+	if target.Foreign, err = domains(m.Foreign); err != nil {
+		return rbac.Set{}, err
 	}
-	return set, nil
+	policies, err := read(m.Policies, target, wire, func(p rbac.Policy) object {
+		return object{p.Namespace, p.Name, p.Selector, p.Targets}
+	})
+	if err != nil {
+		return rbac.Set{}, err
+	}
+	requests, err := read(m.Requests, target, wireRequest, func(r rbac.RequestAuthentication) object {
+		return object{r.Namespace, r.Name, r.Selector, r.Targets}
+	})
+	if err != nil {
+		return rbac.Set{}, err
+	}
+	return rbac.Select(policies, target).WithTokens(requests, target), nil
 }
 
-// filter compiles a set, once for all the pods that it applies to.
-func (f *Filters) filter(set rbac.Set) (*compiled, error) {
+func domains(names []string) ([]spiffeid.TrustDomain, error) {
+	var list []spiffeid.TrustDomain
+	for _, name := range names {
+		td, err := spiffeid.TrustDomainFromString(name)
+		if err != nil || td.Name() != name {
+			return nil, refuse("bad-trust-domain", "%.80q is no trust domain", name)
+		}
+		list = append(list, td)
+	}
+	return list, nil
+}
+
+// An object is what all kinds have.
+type object struct {
+	namespace, name string
+	selector        map[string]string
+	targets         []rbac.TargetRef
+}
+
+// read reads objects that are what their messages call them, each once, and
+// that apply to the target.
+func read[V any](messages []*policypb.Policy, target rbac.Target, parse func([]byte) (V, error), about func(V) object) ([]V, error) {
+	values := make([]V, 0, len(messages))
+	seen := map[string]bool{}
+	for _, m := range messages {
+		name := m.Namespace + "/" + m.Name
+		v, err := parse(m.Source)
+		o := about(v)
+		switch {
+		case err != nil:
+			return nil, refuse("bad-policy", "%s: %w", name, err)
+		case len(m.ProtoReflect().GetUnknown()) > 0:
+			return nil, refuse("unknown-field", "policy %s says what this agent does not understand: upgrade it", name)
+		case o.namespace != m.Namespace || o.name != m.Name:
+			return nil, refuse("misnamed-policy", "the source of %s is not that policy", name)
+		case len(o.selector) > 0 || len(o.targets) > 0:
+			return nil, refuse("selector-left", "policy %s still has a selector", name)
+		case seen[name]:
+			return nil, refuse("duplicate-policy", "policy %s is there twice", name)
+		case !target.Selects(o.namespace, nil, nil):
+			return nil, refuse("does-not-apply", "policy %s does not apply to namespace %s", name, target.Namespace)
+		}
+		seen[name] = true
+		values = append(values, v)
+	}
+	return values, nil
+}
+
+// filter builds a set, once for all the pods that it applies to.
+func (f *Filters) filter(set rbac.Set, namespace string, size int) (*compiled, error) {
 	digest := set.Digest()
+	if c, err := f.share(digest, nil, namespace, size); c != nil || err != nil {
+		return c, err
+	}
+	resources, err := f.build(set)
+	if err != nil {
+		return nil, refuse("does-not-compile", "set %s: %w", hex.EncodeToString(digest[:8]), err)
+	}
+	return f.share(digest, resources, namespace, size)
+}
+
+// share takes a share in what a set became: the one that there is, or the one
+// of these resources, or none.
+func (f *Filters) share(digest [32]byte, resources []*stream.Resource, namespace string, size int) (*compiled, error) {
 	f.mu.Lock()
+	defer f.mu.Unlock()
 	c := f.compiled[digest]
-	if c != nil {
-		c.users++
+	if c == nil || c.users[namespace] == 0 {
+		total := size
+		for _, other := range f.compiled {
+			if other.users[namespace] > 0 {
+				total += other.size
+			}
+		}
+		if total > MaxNamespace {
+			return nil, refuse("namespace-too-large", "the workloads of namespace %s on this node would have %d bytes of policies in all, at most %d", namespace, total, MaxNamespace)
+		}
 	}
-	f.mu.Unlock()
-	if c != nil {
-		return c, nil
+	if c == nil && resources == nil {
+		return nil, nil
 	}
-	filter, err := f.compile(set)
-	if err != nil {
-		return nil, refuse("does-not-compile", "set %s: %w", hex.EncodeToString(digest[:8]), err)
+	if c == nil {
+		c = &compiled{digest: digest, resources: map[string]*stream.Resource{}, size: size, users: map[string]int{}}
+		for _, r := range resources {
+			c.resources[r.Name] = r
+		}
+		f.compiled[digest] = c
 	}
-	r, err := newResource(FilterName, &corev3.TypedExtensionConfig{Name: FilterName, TypedConfig: filter})
-	if err != nil {
-		return nil, refuse("does-not-compile", "set %s: %w", hex.EncodeToString(digest[:8]), err)
-	}
-	c = &compiled{digest: digest, resource: r, users: 1}
-	f.mu.Lock()
-	f.compiled[digest] = c // applying is held: nobody else has made it meanwhile
-	f.mu.Unlock()
+	c.users[namespace]++
 	return c, nil
 }
 
@@ -366,19 +435,20 @@ func (f *Filters) Restore(all []Answer) error {
 	return failed
 }
 
-// A PodFilter is the source of one pod's filter.
+// A PodFilter is the source of one pod's filters.
 type PodFilter struct {
-	pod     attest.Pod
-	filters *Filters
-	cell    stream.Cell
-	current answer // guarded by filters.mu
+	pod      attest.Pod
+	applying sync.Mutex // held while an answer is applied
+	filters  *Filters
+	cell     stream.Cell
+	current  answer // guarded by filters.mu
 }
 
 // TypeURL is [FilterType].
 func (p *PodFilter) TypeURL() string { return FilterType }
 
-// Current is the newest snapshot: one resource, [FilterName], or, while no
-// answer is known, none and nothing said.
+// Current is the newest snapshot: what build makes of the pod's set, or, while
+// no answer is known, nothing and nothing said.
 func (p *PodFilter) Current() (stream.Snapshot, <-chan struct{}) { return p.cell.Current() }
 
 // offer replaces the snapshot where the filter has changed. The caller holds
@@ -386,42 +456,43 @@ func (p *PodFilter) Current() (stream.Snapshot, <-chan struct{}) { return p.cell
 func (p *PodFilter) offer(a answer) {
 	old := p.current.filter
 	if old != nil {
-		p.filters.release(old)
+		p.filters.release(old, p.pod.Namespace)
 	}
 	if old != a.filter {
-		p.cell.Set(stream.Snapshot{Resources: map[string]*stream.Resource{FilterName: a.filter.resource}})
+		p.cell.Set(stream.Snapshot{Resources: a.filter.resources})
 	}
 	p.current = a
 }
 
-// Acknowledged records that the pod's Envoy runs this version of the filter.
-func (p *PodFilter) Acknowledged(version string) { p.heard(Enforced, version, "") }
+// Acknowledged records that the pod's Envoy runs this version of a filter.
+// What decides is told to observe.
+func (p *PodFilter) Acknowledged(name, version string) {
+	if name == FilterName {
+		p.heard(Enforced, name, version, "")
+	}
+}
 
-// Rejected records that the pod's Envoy refuses this version of the filter.
-func (p *PodFilter) Rejected(version, detail string) { p.heard(Rejected, version, detail) }
+// Rejected records that the pod's Envoy refuses this version of a filter.
+func (p *PodFilter) Rejected(name, version, detail string) { p.heard(Rejected, name, version, detail) }
 
-func (p *PodFilter) heard(kind EventKind, version, detail string) {
+func (p *PodFilter) heard(kind EventKind, name, version, detail string) {
 	p.filters.mu.Lock()
 	a := p.current
 	p.filters.mu.Unlock()
-	e := Event{Kind: kind, Pod: p.pod, Filter: version, Detail: detail}
-	if kind == Rejected {
-		e.Reason = "envoy-rejected"
-	}
-	if a.filter != nil && a.filter.resource.Version == version {
+	e := Event{Kind: kind, Pod: p.pod, Filter: version}
+	if a.filter != nil && a.filter.resources[name] != nil && a.filter.resources[name].Version == version {
 		e = p.event(kind, a)
-		e.Detail = detail
-		if kind == Rejected {
-			e.Reason = "envoy-rejected"
-		}
+	}
+	if kind == Rejected {
+		e.Reason, e.Detail = "envoy-rejected", name+": "+detail
 	}
 	p.filters.observe(e)
 }
 
 func (p *PodFilter) event(kind EventKind, a answer) Event {
-	e := Event{Kind: kind, Pod: p.pod, Version: a.version, Policies: len(a.set.Deny()) + len(a.set.Allow())}
+	e := Event{Kind: kind, Pod: p.pod, Version: a.version, Policies: a.set.Len()}
 	if a.filter != nil {
-		e.Filter = a.filter.resource.Version
+		e.Filter = a.filter.main().Version
 	}
 	return e
 }

@@ -47,7 +47,7 @@ func offered(t *testing.T, p *distribute.PodFilter) *corev3.TypedExtensionConfig
 	t.Helper()
 	snapshot, _ := p.Current()
 	r := snapshot.Resources[distribute.FilterName]
-	if snapshot.Complete || len(snapshot.Resources) > 1 {
+	if snapshot.Complete {
 		t.Errorf("complete %v, %d resources", snapshot.Complete, len(snapshot.Resources))
 	}
 	if r == nil {
@@ -117,8 +117,8 @@ func TestFilters(t *testing.T) {
 	if w, c := f.Version("uid-web"), f.Version("uid-cart"); w != "v3" || c != "v2" {
 		t.Errorf("versions %q and %q", w, c)
 	}
-	web.Acknowledged(a.Resources[distribute.FilterName].Version)
-	web.Rejected("old", "no")
+	web.Acknowledged(distribute.FilterName, a.Resources[distribute.FilterName].Version)
+	web.Rejected(distribute.FilterName, "old", "no")
 	f.Remove("uid-web")
 	f.Remove("uid-web")
 	if pods, _ := f.Pods(); len(pods) != 1 || f.Version("uid-web") != "" {
@@ -188,7 +188,7 @@ func TestApplyRefuses(t *testing.T) {
 		"foreign policy":       {edit(func(m *policypb.WorkloadPolicies) { *m = *message(t, pod("web"), policy("other", "p", allowA)) }), "does-not-apply"},
 		"twice":                {edit(func(m *policypb.WorkloadPolicies) { m.Policies = append(m.Policies, m.Policies[0]) }), "duplicate-policy"},
 		"misnamed":             {edit(func(m *policypb.WorkloadPolicies) { m.Policies[0].Name = "q" }), "misnamed-policy"},
-		"two in one":           {source(policy("shop", "p", allowA) + policy("shop", "q", allowA)), "misnamed-policy"},
+		"two in one":           {source(policy("shop", "p", allowA) + policy("shop", "q", allowA)), "bad-policy"},
 		"selector":             {source(policy("shop", "p", `{selector: {matchLabels: {a: b}}, rules: [{}]}`)), "selector-left"},
 		"no source":            {source(""), "bad-policy"},
 		"no YAML":              {source("{"), "bad-policy"},

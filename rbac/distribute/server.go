@@ -14,6 +14,7 @@
 package distribute
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -46,18 +47,44 @@ type Workload struct {
 	Labels map[string]string
 }
 
+// A Mesh is what is the same for all of its workloads.
+type Mesh struct {
+	TrustDomain spiffeid.TrustDomain
+	// Aliases and Foreign are as of [rbac.Domains].
+	Aliases, Foreign []spiffeid.TrustDomain
+	// RootNamespace is the namespace whose policies apply to the whole mesh.
+	RootNamespace string
+	// Providers are those that CUSTOM policies may ask.
+	Providers []string
+}
+
+func (m Mesh) target(w Workload) rbac.Target {
+	return rbac.Target{
+		Namespace: w.Pod.Namespace, Labels: w.Labels, RootNamespace: m.RootNamespace,
+		TrustDomain: m.TrustDomain, Aliases: m.Aliases, Foreign: m.Foreign, Providers: m.Providers,
+	}
+}
+
 // A Server knows all policies and the workloads of every node. Make it with
 // [NewServer]. All methods may be called at once. It serves nothing until it
 // has been told of policies, and nothing to a node until it has been told of
 // that node's workloads: an empty list of either is an answer, silence is none.
 type Server struct {
-	trustDomain   spiffeid.TrustDomain
-	rootNamespace string
+	mesh Mesh
 
 	mu     sync.Mutex // guards what follows
-	known  bool       // SetPolicies was called
-	byHome map[string][]rbac.Policy
+	known  bool       // Set was called
+	byHome map[string]*home
 	nodes  map[string]*node
+}
+
+// A home is what the objects of one namespace say, with the messages that say
+// it, which are made once for all workloads.
+type home struct {
+	policies []rbac.Policy
+	requests []rbac.RequestAuthentication
+	// What says them, where it has been made, at the same places.
+	policyMessages, requestMessages []*policypb.Policy
 }
 
 // A node is a Kubernetes node or a host, by name.
@@ -68,18 +95,31 @@ type node struct {
 	cell      stream.Cell
 }
 
-// NewServer serves the policies of one mesh. The policies of the root namespace
-// apply to all of it.
-func NewServer(td spiffeid.TrustDomain, rootNamespace string) *Server {
-	return &Server{trustDomain: td, rootNamespace: rootNamespace, nodes: map[string]*node{}}
-}
+// NewServer serves the policies of one mesh.
+func NewServer(m Mesh) *Server { return &Server{mesh: m, nodes: map[string]*node{}} }
 
-// SetPolicies replaces all policies. Two of the same namespace and name are
-// both applied.
-func (s *Server) SetPolicies(policies []rbac.Policy) error {
-	byHome := map[string][]rbac.Policy{}
+// Set replaces all policies, and all rules for end users' tokens.
+func (s *Server) Set(policies []rbac.Policy, requests []rbac.RequestAuthentication) error {
+	byHome := map[string]*home{}
+	at := func(namespace string) *home {
+		h := byHome[namespace]
+		if h == nil {
+			h = &home{}
+			byHome[namespace] = h
+		}
+		return h
+	}
 	for _, p := range policies {
-		byHome[p.Namespace] = append(byHome[p.Namespace], p)
+		h := at(p.Namespace)
+		h.policies = append(h.policies, p)
+	}
+	for _, r := range requests {
+		h := at(r.Namespace)
+		h.requests = append(h.requests, r)
+	}
+	for _, h := range byHome {
+		h.policyMessages = make([]*policypb.Policy, len(h.policies))
+		h.requestMessages = make([]*policypb.Policy, len(h.requests))
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -125,7 +165,7 @@ func (s *Server) Source(id spiffeid.ID) (*NodeSource, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrNotAgent, err)
 	}
-	if id.TrustDomain() != s.trustDomain {
+	if id.TrustDomain() != s.mesh.TrustDomain {
 		return nil, fmt.Errorf("%w: %s is of another trust domain", ErrNotAgent, id)
 	}
 	s.mu.Lock()
@@ -178,28 +218,73 @@ func (s *Server) resource(w Workload) (*stream.Resource, error) {
 	if w.Pod.UID == "" || w.Pod.Namespace == "" {
 		return nil, errors.New("no UID, or no namespace")
 	}
-	candidates := slices.Clone(s.byHome[w.Pod.Namespace])
-	if s.rootNamespace != w.Pod.Namespace {
-		candidates = append(candidates, s.byHome[s.rootNamespace]...)
-	}
-	set := rbac.Select(candidates, rbac.Target{
-		Namespace: w.Pod.Namespace, Labels: w.Labels, RootNamespace: s.rootNamespace, TrustDomain: s.trustDomain,
-	})
+	target := s.mesh.target(w)
 	message := &policypb.WorkloadPolicies{
 		PodUid:         w.Pod.UID,
 		Namespace:      w.Pod.Namespace,
 		ServiceAccount: w.Pod.ServiceAccount,
-		RootNamespace:  s.rootNamespace,
-		TrustDomain:    s.trustDomain.Name(),
+		RootNamespace:  s.mesh.RootNamespace,
+		TrustDomain:    s.mesh.TrustDomain.Name(),
+		Aliases:        domainNames(s.mesh.Aliases),
+		Foreign:        domainNames(s.mesh.Foreign),
+		Providers:      s.mesh.Providers,
 	}
-	for _, p := range slices.Concat(set.Deny(), set.Allow()) {
-		p.Selector = nil
-		message.Policies = append(message.Policies, &policypb.Policy{Namespace: p.Namespace, Name: p.Name, Source: parse.JSON(p)})
+	homes := []string{w.Pod.Namespace}
+	if s.mesh.RootNamespace != w.Pod.Namespace {
+		homes = append(homes, s.mesh.RootNamespace)
 	}
+	for _, namespace := range homes {
+		h := s.byHome[namespace]
+		if h == nil {
+			continue
+		}
+		for i, p := range h.policies {
+			if target.Selects(p.Namespace, p.Selector, p.Targets) {
+				message.Policies = append(message.Policies, h.policy(i))
+			}
+		}
+		for i, r := range h.requests {
+			if target.Selects(r.Namespace, r.Selector, r.Targets) {
+				message.Requests = append(message.Requests, h.request(i))
+			}
+		}
+	}
+	order := func(a, b *policypb.Policy) int {
+		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
+	}
+	slices.SortStableFunc(message.Policies, order)
+	slices.SortStableFunc(message.Requests, order)
 	if size := proto.Size(message); size > MaxSize {
 		return nil, fmt.Errorf("%d policies of %d bytes, at most %d", len(message.Policies), size, MaxSize)
 	}
 	return newResource(w.Pod.UID, message)
+}
+
+// policy is the message for a policy, without its selector.
+func (h *home) policy(i int) *policypb.Policy {
+	if h.policyMessages[i] == nil {
+		p := h.policies[i]
+		p.Selector = nil
+		h.policyMessages[i] = &policypb.Policy{Namespace: p.Namespace, Name: p.Name, Source: parse.JSON(p)}
+	}
+	return h.policyMessages[i]
+}
+
+func (h *home) request(i int) *policypb.Policy {
+	if h.requestMessages[i] == nil {
+		r := h.requests[i]
+		r.Selector = nil
+		h.requestMessages[i] = &policypb.Policy{Namespace: r.Namespace, Name: r.Name, Source: requestJSON(r)}
+	}
+	return h.requestMessages[i]
+}
+
+func domainNames(list []spiffeid.TrustDomain) []string {
+	var names []string
+	for _, td := range list {
+		names = append(names, td.Name())
+	}
+	return names
 }
 
 // newResource marshals a message once; its version is the digest of its bytes.

@@ -80,7 +80,7 @@ func source(t *testing.T, s *distribute.Server, node string) *distribute.NodeSou
 }
 
 func TestServer(t *testing.T) {
-	s := distribute.NewServer(domain, "root")
+	s := distribute.NewServer(distribute.Mesh{TrustDomain: domain, RootNamespace: "root"})
 	a, b := source(t, s, "a"), source(t, s, "b")
 	want := func(what string, src *distribute.NodeSource, want map[string][]string) {
 		t.Helper()
@@ -97,7 +97,7 @@ func TestServer(t *testing.T) {
 		t.Fatal(err)
 	}
 	want("policies not known", a, silence)
-	if err := s.SetPolicies(nil); err != nil {
+	if err := s.Set(nil, nil); err != nil {
 		t.Fatal(err)
 	}
 	want("no policies", a, map[string][]string{"uid-cart": {}, "uid-web": {}})
@@ -105,7 +105,7 @@ func TestServer(t *testing.T) {
 
 	_, changed := a.Current()
 	before, _ := a.Current()
-	if err := s.SetPolicies(policies(t, mixed)); err != nil {
+	if err := s.Set(policies(t, mixed), nil); err != nil {
 		t.Fatal(err)
 	}
 	select {
@@ -114,7 +114,7 @@ func TestServer(t *testing.T) {
 		t.Error("nobody is woken")
 	}
 	want("policies", a, map[string][]string{
-		"uid-cart": {"root/mesh", "shop/cart", "shop/all"},
+		"uid-cart": {"root/mesh", "shop/all", "shop/cart"},
 		"uid-web":  {"root/mesh", "shop/all"},
 	})
 	after, changed := a.Current()
@@ -125,7 +125,7 @@ func TestServer(t *testing.T) {
 	// What says the same wakes nobody, whatever the order it comes in.
 	again := policies(t, mixed)
 	again[0], again[2] = again[2], again[0]
-	if err := errors.Join(s.SetPolicies(again), s.SetNode("a", []distribute.Workload{workloads[1], workloads[0]})); err != nil {
+	if err := errors.Join(s.Set(again, nil), s.SetNode("a", []distribute.Workload{workloads[1], workloads[0]})); err != nil {
 		t.Fatal(err)
 	}
 	select {
@@ -139,7 +139,7 @@ func TestServer(t *testing.T) {
 	if err := s.SetNode("a", relabelled); err != nil {
 		t.Fatal(err)
 	}
-	want("relabelled", a, map[string][]string{"uid-web": {"root/mesh", "shop/cart", "shop/all"}})
+	want("relabelled", a, map[string][]string{"uid-web": {"root/mesh", "shop/all", "shop/cart"}})
 	s.RemoveNode("a")
 	want("the node is gone", a, silence)
 	want("another node, still", b, silence)
@@ -147,7 +147,7 @@ func TestServer(t *testing.T) {
 
 // TestSource: whose the workloads are, is in the certificate.
 func TestSource(t *testing.T) {
-	s := distribute.NewServer(domain, "root")
+	s := distribute.NewServer(distribute.Mesh{TrustDomain: domain, RootNamespace: "root"})
 	for text, ok := range map[string]bool{
 		"spiffe://td.test/istio-auth/node/a/uid":    true,
 		"spiffe://other.test/istio-auth/node/a/uid": false,
@@ -169,9 +169,9 @@ func TestSource(t *testing.T) {
 
 // TestBadWorkload: one that cannot be told leaves the others as they should be.
 func TestBadWorkload(t *testing.T) {
-	s := distribute.NewServer(domain, "root")
+	s := distribute.NewServer(distribute.Mesh{TrustDomain: domain, RootNamespace: "root"})
 	a := source(t, s, "a")
-	if err := s.SetPolicies(nil); err != nil {
+	if err := s.Set(nil, nil); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.SetNode("a", []distribute.Workload{{Pod: attest.Pod{Name: "odd"}}, {Pod: pod("web")}}); err == nil {
@@ -185,20 +185,21 @@ func TestBadWorkload(t *testing.T) {
 // TestTooMuchForOneWorkload: what one namespace's authors write, however much,
 // delays nobody else; their own workloads stay as they were.
 func TestTooMuchForOneWorkload(t *testing.T) {
-	s := distribute.NewServer(domain, "root")
+	s := distribute.NewServer(distribute.Mesh{TrustDomain: domain, RootNamespace: "root"})
 	a := source(t, s, "a")
 	other := attest.Pod{Namespace: "other", Name: "o", UID: "uid-o", ServiceAccount: "o"}
 	text := policy("shop", "p", "{}")
-	if err := errors.Join(s.SetPolicies(policies(t, text)), s.SetNode("a", []distribute.Workload{{Pod: pod("web")}, {Pod: other}})); err != nil {
+	if err := errors.Join(s.Set(policies(t, text), nil), s.SetNode("a", []distribute.Workload{{Pod: pod("web")}, {Pod: other}})); err != nil {
 		t.Fatal(err)
 	}
 	long := `{rules: [{to: [{operation: {paths: [` + strings.Repeat("/a,", parse.MaxObject/6) + `/b]}}]}]}`
-	var flood strings.Builder
-	for i := range 2 * distribute.MaxSize / parse.MaxObject {
-		flood.WriteString(policy("shop", fmt.Sprint("flood-", i), long))
+	all := policies(t, text)
+	flood := policies(t, policy("shop", "flood", long))[0]
+	for i := range 3 * distribute.MaxSize / parse.MaxObject {
+		flood.Name = fmt.Sprint("flood-", i)
+		all = append(all, flood)
 	}
-	all := append(policies(t, text), policies(t, flood.String())...)
-	if err := s.SetPolicies(append(all, policies(t, policy("other", "q", "{}"))...)); err == nil {
+	if err := s.Set(append(all, policies(t, policy("other", "q", "{}"))...), nil); err == nil {
 		t.Error("no error")
 	}
 	if diff := cmp.Diff(map[string][]string{"uid-web": {"shop/p"}, "uid-o": {"other/q"}}, told(t, a)); diff != "" {

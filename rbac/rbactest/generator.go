@@ -10,34 +10,24 @@ import (
 )
 
 // A Generator makes random policies and requests. It is not for many at once.
-type Generator struct{ r *rand.Rand }
-
-// New returns a generator: equal seeds make equal sequences.
-func New(seed uint64) *Generator { return &Generator{rand.New(rand.NewPCG(seed, 2))} }
-
-// Few names, chosen so that one is the beginning or the end of another, or of
-// the fixed words of an ID.
-var (
-	namespaces = []string{"a", "ab", "b", "sa", "ns", "s", "shop", "shop-prod", "prod", "a-b"}
-	accounts   = []string{"a", "ab", "b", "sa", "ns", "web", "web.front", "webxfront", "a-b", "a.b"}
-	stems      = []string{"/", "/a", "/ab", "/a/b", "/admin", "/admin/", "/admin.d", "/adminxd", "/a.b", "/a;b", "/A", "/a/b/c", "/~u", "/a=b&c", "/a,b", "/x/admin", "/.well-known/a"}
-	verbs      = []string{"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "PURGE"}
-)
-
-// Peers returns n identities that generated policies speak of, each a workload's.
-func Peers(n int) []spiffeid.ID {
-	g := New(42)
-	seen := map[spiffeid.ID]bool{}
-	var peers []spiffeid.ID
-	for len(peers) < n {
-		id := must(spiffeid.FromSegments(TrustDomain, "ns", pick(g, namespaces), "sa", pick(g, accounts)))
-		if !seen[id] {
-			seen[id] = true
-			peers = append(peers, id)
-		}
-	}
-	return peers
+type Generator struct {
+	r        *rand.Rand
+	features Features
+	pool     []Connection
 }
+
+// New returns a generator: equal seeds make equal sequences, for equal features.
+func New(seed uint64, features ...Features) *Generator {
+	g := &Generator{r: rand.New(rand.NewPCG(seed, 2))}
+	for _, f := range features {
+		g.features |= f
+	}
+	return g
+}
+
+// Peers returns n identities that generated policies speak of, each a workload's
+// of our trust domain.
+func Peers(n int) []spiffeid.ID { return Features(0).Peers(n) }
 
 // Strangers are identities that no policy lets in, whatever it says: of another
 // trust domain, whose name begins or ends as ours, or no workload's.
@@ -46,7 +36,7 @@ func Strangers() []spiffeid.ID {
 	for _, s := range []string{
 		"spiffe://tdxtest/ns/a/sa/a",
 		"spiffe://xtd.test/ns/a/sa/a",
-		"spiffe://td.test.x/ns/a/sa/a",
+		"spiffe://td.test.y/ns/a/sa/a",
 		"spiffe://td.test/istio-auth/manager",
 		"spiffe://td.test/ns/a/sa/a/b",
 		"spiffe://td.test/ns/a/b/sa/a",
@@ -78,8 +68,16 @@ func (g *Generator) policy(name string) rbac.Policy {
 	if g.chance(20) {
 		p.Namespace = Root
 	}
-	if g.chance(45) {
+	switch {
+	case g.chance(45):
 		p.Action = rbac.Deny
+	case g.features.has(Audits) && g.chance(20):
+		p.Action = rbac.Audit
+	case g.features.has(Customs) && g.chance(20):
+		p.Action = rbac.Custom
+		if p.Provider = pick(g, Providers); g.chance(15) {
+			p.Provider = "nobody"
+		}
 	}
 	switch g.r.IntN(10) {
 	case 0:
@@ -87,6 +85,8 @@ func (g *Generator) policy(name string) rbac.Policy {
 	case 1, 2:
 		p.Selector = map[string]string{"app": "web"}
 	}
+	p.DryRun = g.features.has(DryRuns) && g.chance(20)
+	p.IstioCompat = g.features.has(Compat) && g.chance(20)
 	n := g.r.IntN(4)
 	if p.Action == rbac.Deny {
 		n++
@@ -105,6 +105,15 @@ func (g *Generator) rule() rbac.Rule {
 	for range g.few() {
 		rule.To = append(rule.To, g.operation())
 	}
+	if g.features.has(Conditions) && g.chance(30) {
+		for range 1 + g.r.IntN(2) {
+			rule.When = append(rule.When, g.tests(nil, g.attribute(), 70, 40)...)
+		}
+	}
+	if g.features.has(Expressions|Comparisons) && g.chance(25) {
+		e := g.expression(2)
+		rule.Expression = &e
+	}
 	return rule
 }
 
@@ -116,15 +125,30 @@ func (g *Generator) IntN(n int) int { return g.r.IntN(n) }
 
 func (g *Generator) chance(percent int) bool { return g.r.IntN(100) < percent }
 
-// source has at least one test: none is not to be written.
+// source has at least one test: none is not to be written. Service accounts do
+// not stand with principals or namespaces.
 func (g *Generator) source() rbac.Clause {
+	f := g.features
 	for {
 		var c rbac.Clause
-		if g.chance(35) {
-			c = g.test(c, rbac.ServiceAccount, 60, 50)
-		} else {
-			c = g.test(c, rbac.Principal, 50, 30)
-			c = g.test(c, rbac.Namespace, 50, 30)
+		switch {
+		case f.has(AnyDomain) && g.chance(10):
+			c = g.tests(c, rbac.Attr(pick(g, []rbac.AttributeKind{rbac.AnyNamespace, rbac.AnyServiceAccount})), 60, 50)
+		case g.chance(35):
+			c = g.tests(c, rbac.Attr(rbac.ServiceAccount), 60, 50)
+		default:
+			c = g.tests(c, rbac.Attr(rbac.Principal), 45, 30)
+			c = g.tests(c, rbac.Attr(rbac.Namespace), 45, 30)
+		}
+		if f.has(TrustDomains) && g.chance(20) {
+			c = g.tests(c, rbac.Attr(rbac.TrustDomain), 50, 40)
+		}
+		if f.has(Addresses) && g.chance(20) {
+			c = g.tests(c, rbac.Attr(rbac.SourceIP), 60, 30)
+			c = g.tests(c, rbac.Attr(rbac.RemoteIP), 50, 30)
+		}
+		if f.has(Tokens) && g.chance(25) {
+			c = g.tests(c, rbac.Attr(rbac.RequestPrincipal), 70, 30)
 		}
 		if len(c) > 0 {
 			return c
@@ -133,17 +157,57 @@ func (g *Generator) source() rbac.Clause {
 }
 
 func (g *Generator) operation() rbac.Clause {
+	f := g.features
 	for {
-		c := g.test(g.test(nil, rbac.Method, 35, 20), rbac.Path, 60, 40)
+		c := g.tests(g.tests(nil, rbac.Attr(rbac.Method), 35, 20), rbac.Attr(rbac.Path), 55, 40)
+		if f.has(Hosts) && g.chance(30) {
+			c = g.tests(c, rbac.Attr(rbac.Host), 60, 40)
+		}
+		if f.has(Addresses) && g.chance(20) {
+			c = g.tests(c, rbac.Attr(rbac.DestinationPort), 60, 40)
+		}
 		if len(c) > 0 {
 			return c
 		}
 	}
 }
 
-// test adds a test of an attribute, with values by chance; or none.
-func (g *Generator) test(c rbac.Clause, kind rbac.AttributeKind, in, notIn int) rbac.Clause {
-	test := rbac.Test{Attribute: rbac.Attr(kind), In: g.list(in, kind), NotIn: g.list(notIn, kind)}
+// attribute is any that the features have.
+func (g *Generator) attribute() rbac.Attribute {
+	kinds := []rbac.AttributeKind{rbac.Principal, rbac.Namespace, rbac.ServiceAccount, rbac.Method, rbac.Path}
+	for _, more := range []struct {
+		feature Features
+		kinds   []rbac.AttributeKind
+	}{
+		{Addresses, []rbac.AttributeKind{rbac.SourceIP, rbac.RemoteIP, rbac.DestinationIP, rbac.DestinationPort}},
+		{ServerNames, []rbac.AttributeKind{rbac.ServerName, rbac.ServerName}},
+		{Hosts, []rbac.AttributeKind{rbac.Host}},
+		{Headers, []rbac.AttributeKind{rbac.Header, rbac.Header, rbac.Header}},
+		{Tokens, []rbac.AttributeKind{rbac.RequestPrincipal, rbac.Audience, rbac.Presenter, rbac.Claim, rbac.Claim, rbac.Claim}},
+		{TrustDomains, []rbac.AttributeKind{rbac.TrustDomain}},
+		{AnyDomain, []rbac.AttributeKind{rbac.AnyNamespace, rbac.AnyServiceAccount}},
+	} {
+		if g.features.has(more.feature) {
+			kinds = append(kinds, more.kinds...)
+		}
+	}
+	return g.named(pick(g, kinds))
+}
+
+// named gives a header, or a claim, its name.
+func (g *Generator) named(kind rbac.AttributeKind) rbac.Attribute {
+	switch kind {
+	case rbac.Header:
+		return must(rbac.HeaderAttr(pick(g, headerNames)))
+	case rbac.Claim:
+		return must(rbac.ClaimAttr(pick(g, claimPaths)...))
+	}
+	return rbac.Attr(kind)
+}
+
+// tests adds a test of an attribute, with values by chance; or none.
+func (g *Generator) tests(c rbac.Clause, a rbac.Attribute, in, notIn int) rbac.Clause {
+	test := rbac.Test{Attribute: a, In: g.list(in, a), NotIn: g.list(notIn, a)}
 	if len(test.In)+len(test.NotIn) == 0 {
 		return c
 	}
@@ -151,70 +215,66 @@ func (g *Generator) test(c rbac.Clause, kind rbac.AttributeKind, in, notIn int) 
 }
 
 // list makes no values, or one to three. What the language refuses is made anew.
-func (g *Generator) list(percent int, kind rbac.AttributeKind) []rbac.Pattern {
+func (g *Generator) list(percent int, a rbac.Attribute) []rbac.Pattern {
 	if !g.chance(percent) {
 		return nil
 	}
 	var list []rbac.Pattern
 	for want := 1 + g.r.IntN(3); len(list) < want; {
-		if p, err := rbac.ParseValue(rbac.Attr(kind), g.text(kind), Namespace); err == nil {
+		if p, err := rbac.ParseValue(a, g.text(a), Namespace); err == nil {
 			list = append(list, p)
 		}
 	}
 	return list
 }
 
-func (g *Generator) text(kind rbac.AttributeKind) string {
-	switch kind {
-	case rbac.Principal:
-		return g.starred(g.principal())
-	case rbac.Namespace:
-		return g.starred(g.namespace())
-	case rbac.Method:
-		return g.starred(g.method())
-	case rbac.Path:
-		return g.starred(g.path())
-	}
-	if g.chance(30) {
-		return pick(g, accounts)
-	}
-	return pick(g, namespaces) + "/" + pick(g, accounts)
-}
-
-// starred leaves a text whole, or makes a prefix, a suffix or a star of it.
-func (g *Generator) starred(text string) string {
-	cut := g.r.IntN(len(text) + 1)
-	switch g.r.IntN(8) {
-	case 0, 1:
-		return text[:cut] + "*"
-	case 2, 3:
-		return "*" + text[cut:]
-	case 4:
-		if g.chance(40) {
-			return "*"
+// expression is at most as deep as depth.
+func (g *Generator) expression(depth int) rbac.Expression {
+	if depth > 0 && g.chance(60) {
+		e := rbac.Expression{Op: pick(g, []rbac.Op{rbac.All, rbac.Any})}
+		for range 1 + g.r.IntN(3) {
+			e.Terms = append(e.Terms, g.expression(depth-1))
 		}
-		return "*" + text
+		return e
 	}
-	return text
+	if g.features.has(Comparisons) && (g.chance(30) || !g.features.has(Expressions)) {
+		return rbac.Expression{Op: rbac.Compare, Comparison: g.comparison()}
+	}
+	for {
+		if c := g.tests(nil, g.attribute(), 60, 40); len(c) > 0 {
+			return rbac.Expression{Op: rbac.Matches, Test: c[0]}
+		}
+	}
 }
 
-func (g *Generator) principal() string {
-	text := TrustDomain.Name() + "/ns/" + pick(g, namespaces) + "/sa/" + pick(g, accounts)
-	if g.chance(5) {
-		return "other.test" + text[len(TrustDomain.Name()):]
+func (g *Generator) comparison() rbac.Comparison {
+	left := []rbac.AttributeKind{rbac.Path, rbac.Path, rbac.Path}
+	right := []rbac.AttributeKind{rbac.Namespace}
+	for _, more := range []struct {
+		feature     Features
+		left, right rbac.AttributeKind
+	}{{Hosts, rbac.Host, rbac.Host}, {Headers, rbac.Header, rbac.Header}, {Tokens, rbac.Claim, rbac.Claim}} {
+		if g.features.has(more.feature) {
+			left, right = append(left, more.left), append(right, more.right)
+		}
 	}
-	return text
-}
-
-func (g *Generator) namespace() string { return pick(g, namespaces) }
-func (g *Generator) method() string    { return pick(g, verbs) }
-
-func (g *Generator) path() string {
-	text := pick(g, stems)
-	if g.chance(40) && text != "/" {
-		text += pick(g, stems)
+	c := rbac.Comparison{
+		Left:  g.named(pick(g, left)),
+		How:   pick(g, []rbac.Kind{rbac.Exact, rbac.Prefix, rbac.Suffix}),
+		Right: g.named(pick(g, right)),
+		Not:   g.chance(30),
 	}
-	return text
+	if c.Left.Kind() == rbac.Path {
+		if c.How != rbac.Suffix {
+			c.Lead = pick(g, []string{"/", "/", "/a", "/x/"})
+		} else {
+			c.Lead = pick(g, []string{"", "/"})
+		}
+		c.Trail = pick(g, []string{"", "", "/", "/b"})
+	} else if c.Left.Kind() == rbac.Host {
+		c.Trail = pick(g, []string{"", ".test"})
+	}
+	return c
 }
 
 func pick[V any](g *Generator, list []V) V { return list[g.r.IntN(len(list))] }

@@ -51,7 +51,7 @@ func Run(ctx context.Context, c Config, d Deps) error {
 	if err != nil {
 		return fmt.Errorf("trustDomain: %w", err)
 	}
-	r := &run{td: td, config: c, deps: d, own: d.Own, health: daemon.NewHealth(), policies: distribute.NewServer(td, c.RootNamespace)}
+	r := &run{td: td, config: c, deps: d, own: d.Own, health: daemon.NewHealth(), policies: distribute.NewServer(distribute.Mesh{TrustDomain: td, RootNamespace: c.RootNamespace})}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return r.health.Serve(ctx, c.Health, d.Log) })
 	group.Go(func() error { return r.join(ctx, group) })
@@ -104,7 +104,7 @@ type run struct {
 // loaded takes a whole policy set, and what was wrong with its sources.
 func (r *run) loaded(all []rbac.Policy, bad error) {
 	r.deps.report(all, bad)
-	if err := r.policies.SetPolicies(all); err != nil {
+	if err := r.policies.Set(all, nil); err != nil {
 		r.deps.Log.Error("some workloads keep the policies that they had", "err", err)
 	}
 }

@@ -85,9 +85,9 @@ type reportingFilter struct{ *distribute.PodFilter }
 func (f reportingFilter) Observe(e sds.Event) {
 	switch e.Kind {
 	case sds.Acked:
-		f.Acknowledged(e.Version)
+		f.Acknowledged(e.Name, e.Version)
 	case sds.Nacked:
-		f.Rejected(e.Version, e.Detail)
+		f.Rejected(e.Name, e.Version, e.Detail)
 	}
 }
 

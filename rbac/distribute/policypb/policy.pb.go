@@ -35,6 +35,13 @@ type WorkloadPolicies struct {
 	RootNamespace string    `protobuf:"bytes,4,opt,name=root_namespace,json=rootNamespace,proto3" json:"root_namespace,omitempty"`
 	TrustDomain   string    `protobuf:"bytes,5,opt,name=trust_domain,json=trustDomain,proto3" json:"trust_domain,omitempty"`
 	Policies      []*Policy `protobuf:"bytes,6,rep,name=policies,proto3" json:"policies,omitempty"`
+	// RequestAuthentications that select the pod, with the keys of their issuers.
+	Requests []*Policy `protobuf:"bytes,7,rep,name=requests,proto3" json:"requests,omitempty"`
+	// Other names of the trust domain, and domains that are accepted beside it.
+	Aliases []string `protobuf:"bytes,8,rep,name=aliases,proto3" json:"aliases,omitempty"`
+	Foreign []string `protobuf:"bytes,9,rep,name=foreign,proto3" json:"foreign,omitempty"`
+	// The providers that CUSTOM policies may ask.
+	Providers     []string `protobuf:"bytes,10,rep,name=providers,proto3" json:"providers,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -111,7 +118,35 @@ func (x *WorkloadPolicies) GetPolicies() []*Policy {
 	return nil
 }
 
-// Policy is one object of security.istio.io/v1.
+func (x *WorkloadPolicies) GetRequests() []*Policy {
+	if x != nil {
+		return x.Requests
+	}
+	return nil
+}
+
+func (x *WorkloadPolicies) GetAliases() []string {
+	if x != nil {
+		return x.Aliases
+	}
+	return nil
+}
+
+func (x *WorkloadPolicies) GetForeign() []string {
+	if x != nil {
+		return x.Foreign
+	}
+	return nil
+}
+
+func (x *WorkloadPolicies) GetProviders() []string {
+	if x != nil {
+		return x.Providers
+	}
+	return nil
+}
+
+// Policy is one object, in its canonical form.
 type Policy struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Namespace string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
@@ -177,14 +212,19 @@ var File_rbac_distribute_policypb_policy_proto protoreflect.FileDescriptor
 
 const file_rbac_distribute_policypb_policy_proto_rawDesc = "" +
 	"\n" +
-	"%rbac/distribute/policypb/policy.proto\x12\x13istioauth.policy.v1\"\xf5\x01\n" +
+	"%rbac/distribute/policypb/policy.proto\x12\x13istioauth.policy.v1\"\x80\x03\n" +
 	"\x10WorkloadPolicies\x12\x17\n" +
 	"\apod_uid\x18\x01 \x01(\tR\x06podUid\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12'\n" +
 	"\x0fservice_account\x18\x03 \x01(\tR\x0eserviceAccount\x12%\n" +
 	"\x0eroot_namespace\x18\x04 \x01(\tR\rrootNamespace\x12!\n" +
 	"\ftrust_domain\x18\x05 \x01(\tR\vtrustDomain\x127\n" +
-	"\bpolicies\x18\x06 \x03(\v2\x1b.istioauth.policy.v1.PolicyR\bpolicies\"R\n" +
+	"\bpolicies\x18\x06 \x03(\v2\x1b.istioauth.policy.v1.PolicyR\bpolicies\x127\n" +
+	"\brequests\x18\a \x03(\v2\x1b.istioauth.policy.v1.PolicyR\brequests\x12\x18\n" +
+	"\aaliases\x18\b \x03(\tR\aaliases\x12\x18\n" +
+	"\aforeign\x18\t \x03(\tR\aforeign\x12\x1c\n" +
+	"\tproviders\x18\n" +
+	" \x03(\tR\tproviders\"R\n" +
 	"\x06Policy\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
@@ -209,11 +249,12 @@ var file_rbac_distribute_policypb_policy_proto_goTypes = []any{
 }
 var file_rbac_distribute_policypb_policy_proto_depIdxs = []int32{
 	1, // 0: istioauth.policy.v1.WorkloadPolicies.policies:type_name -> istioauth.policy.v1.Policy
-	1, // [1:1] is the sub-list for method output_type
-	1, // [1:1] is the sub-list for method input_type
-	1, // [1:1] is the sub-list for extension type_name
-	1, // [1:1] is the sub-list for extension extendee
-	0, // [0:1] is the sub-list for field type_name
+	1, // 1: istioauth.policy.v1.WorkloadPolicies.requests:type_name -> istioauth.policy.v1.Policy
+	2, // [2:2] is the sub-list for method output_type
+	2, // [2:2] is the sub-list for method input_type
+	2, // [2:2] is the sub-list for extension type_name
+	2, // [2:2] is the sub-list for extension extendee
+	0, // [0:2] is the sub-list for field type_name
 }
 
 func init() { file_rbac_distribute_policypb_policy_proto_init() }
