@@ -49,9 +49,29 @@ const (
 	// the verified token. "-", or nothing, is none.
 	IssuerKey  = "istio-auth.issuer"
 	SubjectKey = "istio-auth.subject"
+	// PeerKey is the filter state that holds %DOWNSTREAM_PEER_URI_SAN%, with
+	// omit_empty_values and skip_if_empty, so that it is not there for a peer
+	// without a certificate. Sets that listen to those read it: Envoy's own input
+	// is "not available" on a connection without TLS, which refuses whatever is
+	// asked, negations too. Both the HTTP and the TCP filter read it.
+	PeerKey = "istio-auth.peer"
 	// StatPrefix begins the filter's statistics and the keys of its dynamic
 	// metadata.
 	StatPrefix = "istio_auth_"
+	// TrialPrefix is StatPrefix for what a dry run would do: the shadow matcher.
+	TrialPrefix = "istio_auth_dry_"
+	// AuditPrefix is StatPrefix of the filter for AUDIT policies.
+	AuditPrefix = "istio_auth_audit_"
+	// CustomPrefix and the provider's name and "_" begin the keys that the filter
+	// for CUSTOM policies writes, in the dynamic metadata envoy.filters.http.rbac:
+	// "shadow_engine_result" and "shadow_effective_policy_id". The provider need
+	// not be asked where the latter is NoAsk, and must be wherever it is anything
+	// else or missing: so ask where a matcher of it, inverted, matches.
+	CustomPrefix = "istio_auth_custom_"
+	// NoAsk is the only line of that filter that allows. Those that ask begin
+	// with AskPrefix.
+	NoAsk     = "no-ask"
+	AskPrefix = "ask/"
 )
 
 // Names of the lines that are no rule's: the reasons of rbac/eval.
