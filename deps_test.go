@@ -62,6 +62,7 @@ rbac/distribute          : attest rbac rbac/compile rbac/distribute/policypb rba
 rbac/distribute/policypb :
 rbac/eval                : rbac
 rbac/files               : rbac rbac/parse
+rbac/jwks                : mtls
 rbac/kube                : rbac rbac/parse
 rbac/parse               : rbac
 rbac/rbactest            : rbac rbac/compile rbac/eval rbac/parse
@@ -82,7 +83,7 @@ var fences = map[string][]string{
 	"google.golang.org/grpc":                   {"ca/capb", "ca/server", "ca/client", "sds", "sds/sdstest", "nodeagent/workloadapi", "nodeagent/csi", "rbac/distribute", "cmd"},
 	"github.com/spf13/cobra":                   {"cmd"},
 	"github.com/spiffe/go-spiffe/v2/spiffetls": {}, // its configurations are bypassed by session resumption: use mtls
-	"net/url":                                  {"attest", "ca/profile", "ca/lint", "mtls", "cmd"},
+	"net/url":                                  {"attest", "ca/profile", "ca/lint", "mtls", "rbac/jwks", "cmd"},
 	"regexp":                                   {"cmd"},
 	"unsafe":                                   {},
 	"testing":                                  {"ca/catest", "sds/sdstest", "rbac/rbactest", "cmd/internal/daemon/daemontest"},
