@@ -14,11 +14,12 @@ type Generator struct {
 	r        *rand.Rand
 	features Features
 	pool     []Connection
+	workload rbac.Target // of the last Case
 }
 
 // New returns a generator: equal seeds make equal sequences, for equal features.
 func New(seed uint64, features ...Features) *Generator {
-	g := &Generator{r: rand.New(rand.NewPCG(seed, 2))}
+	g := &Generator{r: rand.New(rand.NewPCG(seed, 2)), workload: Target()}
 	for _, f := range features {
 		g.features |= f
 	}
@@ -69,13 +70,13 @@ func (g *Generator) policy(name string) rbac.Policy {
 		p.Namespace = Root
 	}
 	switch {
-	case g.chance(45):
+	case g.chance(40):
 		p.Action = rbac.Deny
-	case g.features.has(Audits) && g.chance(20):
+	case g.features.has(Audits) && g.chance(25):
 		p.Action = rbac.Audit
-	case g.features.has(Customs) && g.chance(20):
+	case g.features.has(Customs) && g.chance(35):
 		p.Action = rbac.Custom
-		if p.Provider = pick(g, Providers); g.chance(15) {
+		if p.Provider = pick(g, Providers); g.chance(20) {
 			p.Provider = "nobody"
 		}
 	}
@@ -88,7 +89,7 @@ func (g *Generator) policy(name string) rbac.Policy {
 	p.DryRun = g.features.has(DryRuns) && g.chance(20)
 	p.IstioCompat = g.features.has(Compat) && g.chance(20)
 	n := g.r.IntN(4)
-	if p.Action == rbac.Deny {
+	if p.Action != rbac.Allow {
 		n++
 	}
 	for range n {
@@ -97,8 +98,17 @@ func (g *Generator) policy(name string) rbac.Policy {
 	return p
 }
 
+// rule has many fields, or one: a rule of many is seldom satisfied.
 func (g *Generator) rule() rbac.Rule {
 	var rule rbac.Rule
+	all := g.features
+	if all != 0 && g.chance(50) {
+		g.features = pick(g, []Features{0, Addresses, ServerNames, Hosts, Headers, Tokens, TrustDomains, AnyDomain, Templates}) & all
+		if g.chance(50) {
+			g.features |= all & (Conditions | Expressions | Comparisons)
+		}
+		defer func() { g.features = all }()
+	}
 	for range g.few() {
 		rule.From = append(rule.From, g.source())
 	}
@@ -106,7 +116,7 @@ func (g *Generator) rule() rbac.Rule {
 		rule.To = append(rule.To, g.operation())
 	}
 	if g.features.has(Conditions) && g.chance(30) {
-		for range 1 + g.r.IntN(2) {
+		for range 1 + g.r.IntN(4)/3 {
 			rule.When = append(rule.When, g.tests(nil, g.attribute(), 70, 40)...)
 		}
 	}

@@ -1,10 +1,14 @@
 package rbactest_test
 
 import (
+	"encoding/json"
+	"net/netip"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"github.com/istio-auth/istio-auth/rbac"
 	"github.com/istio-auth/istio-auth/rbac/eval"
@@ -14,12 +18,16 @@ import (
 var byValue = cmp.Options{
 	cmp.Comparer(func(a, b rbac.Pattern) bool { return a == b }),
 	cmp.Comparer(func(a, b rbac.Attribute) bool { return a == b }),
+	cmp.Comparer(func(a, b netip.Addr) bool { return a == b }),
+	cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b }),
+	cmp.Comparer(func(a, b spiffeid.ID) bool { return a == b }),
+	cmp.Comparer(func(a, b spiffeid.TrustDomain) bool { return a == b }),
 }
 
 func TestSeeds(t *testing.T) {
 	a, b, c := rbactest.New(1), rbactest.New(1), rbactest.New(2)
 	differ := false
-	for range 50 {
+	for range 20 {
 		x, y, z := a.Policies(), b.Policies(), c.Policies()
 		if diff := cmp.Diff(x, y, byValue); diff != "" {
 			t.Fatalf("one seed, two policies:\n%s", diff)
@@ -34,28 +42,71 @@ func TestSeeds(t *testing.T) {
 	}
 }
 
-// TestCallsMeetRules: random calls are near enough that every outcome is common.
+// TestCallsMeetRules: random calls are near enough that every outcome is common,
+// and so is every test being satisfied, not, and not to be told.
 func TestCallsMeetRules(t *testing.T) {
-	g, peers := rbactest.New(4), rbactest.Peers(16)
-	reasons := map[eval.Reason]int{}
-	refused := 0
-	const n = 5000
-	for range n / 10 {
-		policies := g.Policies()
-		set := rbac.Select(policies, rbactest.Target())
-		for range 10 {
-			req, err := g.Call(policies).Request(rbac.Peer{ID: peers[g.IntN(len(peers))]})
-			if err != nil {
-				refused++
-				continue
+	for _, row := range []struct {
+		name     string
+		features rbactest.Features
+		least    map[eval.Reason]int // of a thousand
+	}{
+		{"plain", 0, map[eval.Reason]int{eval.AllowRule: 50, eval.DenyRule: 50, eval.NoAllow: 50, eval.NoAllowMatch: 50, eval.BadPath: 2, eval.NoIdentity: 10, "refused": 20}},
+		{"everything", rbactest.Everything, map[eval.Reason]int{
+			eval.AllowRule: 50, eval.DenyRule: 50, eval.NoAllow: 50, eval.NoAllowMatch: 50, eval.BadPath: 2, eval.NoIdentity: 10, eval.NoProvider: 2,
+			"refused": 20, "asked": 20, "audited": 20, "tcp": 50, "plaintext": 50, "dry": 20,
+		}},
+	} {
+		g := rbactest.New(4, row.features)
+		reasons := map[eval.Reason]int{}
+		const n = 5000
+		for range n / 10 {
+			c := g.Case()
+			set := c.Selected("")
+			trial, dry := set.Trial()
+			for range 10 {
+				c.Call = g.Call(c.Policies)
+				req, err := c.Request()
+				if err != nil {
+					reasons["refused"]++
+					continue
+				}
+				v := eval.Decide(set, req)
+				reasons[v.Reason]++
+				for reason, is := range map[eval.Reason]bool{
+					"asked": len(v.Ask) > 0, "audited": v.Audit != "", "tcp": c.Call.TCP, "plaintext": req.Peer.ID.IsZero() && v.Reason != eval.NoIdentity,
+					"dry": dry && eval.Decide(trial, req).Reason != v.Reason,
+				} {
+					if is {
+						reasons[reason]++
+					}
+				}
 			}
-			reasons[eval.Decide(set, req).Reason]++
 		}
+		for reason, least := range row.least {
+			if reasons[reason] < n*least/1000 {
+				t.Errorf("%s: %s: %d of %d, want %d at least", row.name, reason, reasons[reason], n, n*least/1000)
+			}
+		}
+		t.Logf("%s: %v", row.name, reasons)
 	}
-	reasons["refused"] = refused
-	for reason, least := range map[eval.Reason]int{eval.AllowRule: n / 20, eval.DenyRule: n / 20, eval.NoAllow: n / 20, eval.NoAllowMatch: n / 20, eval.BadPath: n / 500, "refused": n / 50} {
-		if reasons[reason] < least {
-			t.Errorf("%s: %d of %d, want %d at least", reason, reasons[reason], n, least)
+}
+
+// TestCaseJSON: a case is read back as it was written.
+func TestCaseJSON(t *testing.T) {
+	g := rbactest.New(5, rbactest.Everything)
+	for range 40 {
+		c := g.Case()
+		c.Call = g.Call(c.Policies)
+		data, err := json.Marshal(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var again rbactest.Case
+		if err := json.Unmarshal(data, &again); err != nil {
+			t.Fatalf("%v\n%s", err, data)
+		}
+		if diff := cmp.Diff(c, again, byValue, cmpopts.EquateEmpty()); diff != "" {
+			t.Fatalf("%s\n%s", diff, data)
 		}
 	}
 }
@@ -63,7 +114,6 @@ func TestCallsMeetRules(t *testing.T) {
 // TestShrink: of a large case, what makes it fail is left and nothing else.
 func TestShrink(t *testing.T) {
 	g := rbactest.New(9)
-	peer := rbactest.Peers(1)[0]
 	// "Fails" where a DENY policy excepts a method, and the target has "dm".
 	fails := func(c rbactest.Case) bool {
 		for _, p := range c.Policies {
@@ -81,7 +131,7 @@ func TestShrink(t *testing.T) {
 	}
 	found := 0
 	for range 500 {
-		c := rbactest.Case{Policies: g.Policies(), Peer: peer}
+		c := g.Case()
 		c.Call = g.Call(c.Policies)
 		if !fails(c) {
 			continue

@@ -1,34 +1,11 @@
 package rbactest
 
 import (
-	"fmt"
+	"maps"
 	"slices"
-	"strings"
-
-	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"github.com/istio-auth/istio-auth/rbac"
-	"github.com/istio-auth/istio-auth/rbac/parse"
 )
-
-// A Case is one question: do these policies let this peer's call in?
-type Case struct {
-	Set      int // the caller's number for the policies
-	Policies []rbac.Policy
-	Peer     spiffeid.ID
-	Call     Call
-}
-
-// String is the case as one can run it again: each policy's canonical source,
-// and the call.
-func (c Case) String() string {
-	var s strings.Builder
-	for _, p := range c.Policies {
-		fmt.Fprintf(&s, "%s\n", parse.JSON(p))
-	}
-	fmt.Fprintf(&s, "peer %s: %s %q", c.Peer, c.Call.Method, c.Call.Target)
-	return s.String()
-}
 
 // Shrink makes a case smaller as long as it goes on failing. failing gets all
 // cases that are one step smaller, and returns the index of one that fails, or
@@ -58,11 +35,79 @@ func smaller(c Case) []Case {
 			list = append(list, c.with(replaced(c.Policies, i, q)))
 		}
 	}
-	for i := range c.Call.Target {
+	for _, t := range smallerTargets(c.Target) {
+		d := c
+		d.Target = t
+		list = append(list, d)
+	}
+	if c.Tokens {
+		d := c
+		d.Tokens = false
+		list = append(list, d)
+	}
+	for _, call := range smallerCalls(c.Call) {
+		d := c
+		d.Call = call
+		list = append(list, d)
+	}
+	return list
+}
+
+func smallerTargets(t rbac.Target) []rbac.Target {
+	var list []rbac.Target
+	add := func(change func(*rbac.Target)) {
+		u := t
+		change(&u)
+		list = append(list, u)
+	}
+	for i := range t.Aliases {
+		add(func(u *rbac.Target) { u.Aliases = without(t.Aliases, i) })
+	}
+	for i := range t.Foreign {
+		add(func(u *rbac.Target) { u.Foreign = without(t.Foreign, i) })
+	}
+	for i := range t.Providers {
+		add(func(u *rbac.Target) { u.Providers = without(t.Providers, i) })
+	}
+	if t.Plaintext {
+		add(func(u *rbac.Target) { u.Plaintext = false })
+	}
+	return list
+}
+
+// smallerCalls keep the connection, which a test has open.
+func smallerCalls(c Call) []Call {
+	var list []Call
+	add := func(change func(*Call)) {
+		d := c
+		change(&d)
+		list = append(list, d)
+	}
+	if c.HTTP2 {
+		add(func(d *Call) { d.HTTP2 = false })
+	}
+	if c.Claims != nil {
+		add(func(d *Call) { d.Claims = nil })
+	}
+	for _, key := range slices.Sorted(maps.Keys(c.Claims)) {
+		if key != "iss" {
+			add(func(d *Call) {
+				d.Claims = maps.Clone(c.Claims)
+				delete(d.Claims, key)
+			})
+		}
+	}
+	for i := range c.Headers {
+		add(func(d *Call) { d.Headers = without(c.Headers, i) })
+	}
+	for i := range c.Authority {
+		if len(c.Authority) > 1 {
+			add(func(d *Call) { d.Authority = c.Authority[:i] + c.Authority[i+1:] })
+		}
+	}
+	for i := range c.Target {
 		if i > 0 {
-			d := c
-			d.Call.Target = c.Call.Target[:i] + c.Call.Target[i+1:]
-			list = append(list, d)
+			add(func(d *Call) { d.Target = c.Target[:i] + c.Target[i+1:] })
 		}
 	}
 	return list
@@ -83,6 +128,16 @@ func smallerPolicies(p rbac.Policy) []rbac.Policy {
 	if len(p.Selector) > 0 {
 		q := p
 		q.Selector = nil
+		list = append(list, q)
+	}
+	if p.DryRun {
+		q := p
+		q.DryRun = false
+		list = append(list, q)
+	}
+	if p.IstioCompat {
+		q := p
+		q.IstioCompat = false
 		list = append(list, q)
 	}
 	for i, rule := range p.Rules {
@@ -115,6 +170,36 @@ func smallerRules(r rbac.Rule) []rbac.Rule {
 	}
 	if r.Expression != nil {
 		list = append(list, rbac.Rule{From: r.From, To: r.To, When: r.When})
+		for _, smaller := range smallerExpressions(*r.Expression) {
+			list = append(list, rbac.Rule{From: r.From, To: r.To, When: r.When, Expression: &smaller})
+		}
+	}
+	return list
+}
+
+// smallerExpressions lists the terms of an expression, and it with one term less
+// or smaller.
+func smallerExpressions(e rbac.Expression) []rbac.Expression {
+	list := slices.Clone(e.Terms)
+	with := func(terms []rbac.Expression) {
+		list = append(list, rbac.Expression{Op: e.Op, Terms: terms})
+	}
+	for i, term := range e.Terms {
+		if len(e.Terms) > 1 {
+			with(without(e.Terms, i))
+		}
+		for _, smaller := range smallerExpressions(term) {
+			with(replaced(e.Terms, i, smaller))
+		}
+	}
+	if e.Op == rbac.Matches {
+		for _, c := range smallerClauses(rbac.Clause{e.Test}, 1) {
+			list = append(list, rbac.Expression{Op: rbac.Matches, Test: c[0]})
+		}
+	}
+	if c := e.Comparison; e.Op == rbac.Compare && c.Trail != "" {
+		c.Trail = ""
+		list = append(list, rbac.Expression{Op: rbac.Compare, Comparison: c})
 	}
 	return list
 }
