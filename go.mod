@@ -3,6 +3,7 @@ module github.com/istio-auth/istio-auth
 go 1.26.0
 
 require (
+	cel.dev/cel-go v0.33.2
 	github.com/cncf/xds/go v0.0.0-20260202195803-dba9d589def2
 	github.com/container-storage-interface/spec v1.13.0
 	github.com/envoyproxy/go-control-plane/envoy v1.40.0
@@ -31,7 +32,11 @@ require (
 	sigs.k8s.io/yaml v1.6.0
 )
 
-require cel.dev/expr v0.25.2 // indirect
+require (
+	cel.dev/expr v0.25.2 // indirect
+	github.com/antlr4-go/antlr/v4 v4.13.1 // indirect
+	golang.org/x/exp v0.0.0-20240823005443-9b4947da3948 // indirect
+)
 
 require (
 	filippo.io/edwards25519 v1.2.0
