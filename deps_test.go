@@ -57,6 +57,7 @@ nodeagent/store       : attest nodeagent
 nodeagent/workloadapi : nodeagent
 
 rbac                     :
+rbac/cel                 : rbac
 rbac/compile             : rbac
 rbac/distribute          : attest rbac rbac/compile rbac/distribute/policypb rbac/parse sds/stream
 rbac/distribute/policypb :
@@ -74,6 +75,7 @@ deploy             :
 
 // fences name the only packages that may import a family of outside packages.
 var fences = map[string][]string{
+	"cel.dev/":                                 {"rbac/cel"},
 	"k8s.io/":                                  {"attest/k8stoken", "rbac/kube", "manager/kube", "nodeagent/csi", "cmd"},
 	"istio.io/":                                {"rbac/parse", "rbac/kube", "ca/server"},
 	"github.com/envoyproxy/":                   {"sds", "sds/stream", "sds/secret", "sds/sdstest", "rbac/compile", "rbac/distribute", "mesh"},
