@@ -11,6 +11,9 @@ import "strings"
 //
 // Folding is for comparing. What the application gets is the path.
 func FoldPath(path string) string {
+	if isFolded(path) {
+		return path
+	}
 	for range maxDecodings {
 		decoded := decodePercent(path)
 		if decoded == path {
@@ -40,6 +43,22 @@ func FoldPath(path string) string {
 	return lower(folded)
 }
 
+// isFolded tells of most paths, without a copy, that folding changes nothing.
+func isFolded(path string) bool {
+	if path == "" || path[0] != '/' {
+		return false
+	}
+	before := byte('/')
+	for i := 1; i < len(path); i++ {
+		b := path[i]
+		if 'A' <= b && b <= 'Z' || strings.IndexByte("%\\;?#\x00", b) >= 0 || b == '/' && strings.IndexByte("/. ", before) >= 0 {
+			return false
+		}
+		before = b
+	}
+	return before != '.' && before != ' '
+}
+
 // maxDecodings is how often a path is decoded at most.
 const maxDecodings = 4
 
@@ -62,6 +81,9 @@ func decodePercent(s string) string {
 
 // lower is ASCII's, byte by byte.
 func lower(s string) string {
+	if all(s, func(b byte) bool { return b < 'A' || 'Z' < b }) {
+		return s
+	}
 	out := []byte(s)
 	for i, b := range out {
 		if 'A' <= b && b <= 'Z' {
