@@ -274,6 +274,9 @@ func (g *Generator) comparison() rbac.Comparison {
 		Right: g.named(pick(g, right)),
 		Not:   g.chance(30),
 	}
+	if c.Left == c.Right {
+		return g.comparison()
+	}
 	if c.Left.Kind() == rbac.Path {
 		if c.How != rbac.Suffix {
 			c.Lead = pick(g, []string{"/", "/", "/a", "/x/"})

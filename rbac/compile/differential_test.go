@@ -1,0 +1,294 @@
+package compile_test
+
+import (
+	"flag"
+	"fmt"
+	"maps"
+	"net"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/istio-auth/istio-auth/rbac"
+	"github.com/istio-auth/istio-auth/rbac/eval"
+	"github.com/istio-auth/istio-auth/rbac/rbactest"
+)
+
+// built are the features that the compiler and the sidecar have.
+const built = rbactest.HTTP2
+
+var (
+	caseCount = flag.Int("cases", defaultCases(), "how many random cases evaluators must agree on; also ISTIO_AUTH_CASES")
+	firstSeed = flag.Uint64("seed", 1, "the seed of the first round of cases")
+)
+
+func defaultCases() int {
+	if n, err := strconv.Atoi(os.Getenv("ISTIO_AUTH_CASES")); err == nil {
+		return n
+	}
+	return 20_000
+}
+
+// A round is so many cases, which one Envoy decides.
+const setsOfRound, callsOfSet = 1000, 50
+
+// TestEnvoyAgrees: rbac/eval and a real Envoy, which runs what compile made in
+// the filter chain of our sidecar, decide alike on random cases, and by a rule
+// that matches. A mismatch is shrunk before it is printed: put it into
+// testdata/mismatches with its fix.
+func TestEnvoyAgrees(t *testing.T) {
+	ca := newAuthority(t)
+	var n tally
+	began := time.Now()
+	for done, seed := 0, *firstSeed; done < *caseCount && !t.Failed(); seed++ {
+		cases := roundOf(seed, min(*caseCount-done, setsOfRound*callsOfSet))
+		for i, m := range decideAll(t, ca, cases, &n) {
+			if i == maxShrunk {
+				break
+			}
+			small := shrink(t, ca, m.input)
+			t.Errorf("seed %d: eval and Envoy disagree: %v\nshrunk from %d policies to\n%v\n%v", seed, m, len(m.input.Policies), small.input, small)
+		}
+		done += len(cases)
+		t.Logf("seed %d: %d cases, %.0f a second", seed, done, float64(done)/time.Since(began).Seconds())
+	}
+	t.Log(n.String())
+	if t.Failed() {
+		return
+	}
+	n.check(t, *caseCount)
+}
+
+const maxShrunk = 3
+
+// roundOf makes at most n cases, callsOfSet of a set each.
+func roundOf(seed uint64, n int) []rbactest.Case {
+	g := rbactest.New(seed, built)
+	var cases []rbactest.Case
+	for set := 0; len(cases) < n; set++ {
+		c := g.Case()
+		c.Set = set
+		for range min(callsOfSet, n-len(cases)) {
+			c.Call = g.Call(c.Policies)
+			cases = append(cases, c)
+		}
+	}
+	return cases
+}
+
+// decideAll has a new Envoy decide the cases, of which each Set has the policies
+// of its first case. It returns those that eval decides otherwise.
+func decideAll(t *testing.T, ca *authority, cases []rbactest.Case, n *tally) []mismatch {
+	t.Helper()
+	var sets []rbac.Set
+	for _, c := range cases {
+		if c.Set == len(sets) {
+			sets = append(sets, c.Selected(testTokens.keys()))
+		}
+	}
+	w := start(t, ca, sets)
+	defer w.envoy.Stop()
+	type line struct {
+		rbactest.Connection
+		http2 bool
+	}
+	byLine := map[line][]rbactest.Case{}
+	for _, c := range cases {
+		at := line{c.Call.Connection, c.Call.HTTP2}
+		byLine[at] = append(byLine[at], c)
+	}
+	var mu sync.Mutex
+	var found []mismatch
+	var wait sync.WaitGroup
+	for at, list := range byLine {
+		dial := w.dialer(t, at.Connection, w.mtls, w.insecure)
+		dialAny := func() (net.Conn, error) { return dial(40000) }
+		var s sender = &client{dial: dialAny}
+		workers := 1
+		if at.http2 {
+			s, workers = &client2{dial: dialAny}, 8
+		}
+		var ours sync.WaitGroup
+		for worker := range workers {
+			ours.Go(func() {
+				for i := worker; i < len(list); i += workers {
+					if m := judge(s, sets[list[i].Set], list[i], n); m.is() {
+						mu.Lock()
+						found = append(found, m)
+						mu.Unlock()
+						return // the first of this worker
+					}
+				}
+			})
+		}
+		wait.Go(func() {
+			ours.Wait()
+			s.close()
+		})
+	}
+	wait.Wait()
+	slices.SortFunc(found, func(a, b mismatch) int { return len(a.input.String()) - len(b.input.String()) })
+	return found
+}
+
+// A tally counts what was decided how. It may be used by many at once.
+type tally struct {
+	mu sync.Mutex
+	of map[string]int
+	n  atomic.Int64
+}
+
+func (n *tally) add(what ...string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.of == nil {
+		n.of = map[string]int{}
+	}
+	for _, w := range what {
+		n.of[w]++
+	}
+}
+
+func (n *tally) String() string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	var s strings.Builder
+	fmt.Fprintf(&s, "%d cases", n.n.Load())
+	for _, key := range slices.Sorted(maps.Keys(n.of)) {
+		fmt.Fprintf(&s, ", %s %d", key, n.of[key])
+	}
+	return s.String()
+}
+
+// check wants that all were decided, and each outcome often: a run that decides
+// all alike shows nothing.
+func (n *tally) check(t *testing.T, want int) {
+	t.Helper()
+	if got := int(n.n.Load()); got != want {
+		t.Errorf("decided %d cases, want %d", got, want)
+	}
+	for what, percent := range outcomes() {
+		if got := n.of[what]; got*1000 < want*percent {
+			t.Errorf("only %d of %d cases were: %s", got, want, what)
+		}
+	}
+}
+
+// outcomes are what must come of so many cases of a thousand.
+func outcomes() map[string]int {
+	return map[string]int{
+		string(eval.AllowRule): 40, string(eval.DenyRule): 100, string(eval.NoAllow): 50, string(eval.NoAllowMatch): 100,
+		string(eval.NoIdentity): 5, string(eval.BadPath): 5, "no canonical path": 20,
+	}
+}
+
+// A mismatch is a case that was decided twice, differently.
+type mismatch struct {
+	input     rbactest.Case
+	got, want string
+}
+
+func (m mismatch) is() bool       { return m.got != m.want }
+func (m mismatch) String() string { return fmt.Sprintf("envoy: %s; eval: %s", m.got, m.want) }
+
+// judge sends a case to Envoy and compares code, line and path with what eval
+// says.
+func judge(s sender, set rbac.Set, a rbactest.Case, n *tally) mismatch {
+	m := mismatch{input: a}
+	n.n.Add(1)
+	got, err := s.do(a.Set, a.Call)
+	if err != nil {
+		m.got = err.Error()
+		return m
+	}
+	req, err := a.Request()
+	if err != nil {
+		n.add("no canonical path")
+		m.want = "400"
+		if m.got = fmt.Sprint(got.code); strings.HasPrefix(got.details, "rbac") {
+			m.got += " by the filter"
+		}
+		return m
+	}
+	v := eval.Decide(set, req)
+	n.add(string(v.Reason))
+	m.want = fmt.Sprintf("%v %s, path %s", v.Allowed, v.Reason, req.Path)
+	m.got = fmt.Sprintf("%v %s, path %s", got.code == 200, reason(set, req, got), got.path)
+	return m
+}
+
+// reason is what eval calls the line by which Envoy decided: for a rule's, once
+// it is shown that this rule alone, too, decides so.
+func reason(set rbac.Set, req rbac.Request, got answer) string {
+	line, denied := got.line, false
+	if details, ok := strings.CutPrefix(got.details, "rbac_access_denied_matched_policy["); ok {
+		line, denied = strings.TrimSuffix(details, "]"), true
+	}
+	if got.code != 200 && got.code != 403 || denied != (got.code == 403) || got.line != line && got.line != "" {
+		return fmt.Sprintf("%+v", got)
+	}
+	if !strings.Contains(line, "/") {
+		return line
+	}
+	action, want := rbac.Deny, eval.DenyRule
+	if !denied {
+		action, want = rbac.Allow, eval.AllowRule
+	}
+	if !matches(set, action, line, req) {
+		return fmt.Sprintf("by %s, which does not match", line)
+	}
+	return string(want)
+}
+
+// matches tells whether a rule, by its name, matches a request, by eval.
+func matches(set rbac.Set, action rbac.Action, rule string, req rbac.Request) bool {
+	key, index, _ := cutLast(rule, "/")
+	i, err := strconv.Atoi(index)
+	for _, p := range set.Policies(action) {
+		if err != nil || p.Key() != key || i >= len(p.Rules) {
+			continue
+		}
+		p.Rules = p.Rules[i : i+1]
+		d, target := set.Domains(), rbactest.Target()
+		target.Aliases, target.Foreign, target.Plaintext, target.Providers = d.Aliases, d.Foreign, set.Plaintext(), set.Providers()
+		v := eval.Decide(rbac.Select([]rbac.Policy{p}, target), req)
+		switch action {
+		case rbac.Audit:
+			return v.Audit != ""
+		case rbac.Custom:
+			return len(v.Ask) > 0 || v.Reason == eval.NoProvider
+		}
+		return v.Rule != ""
+	}
+	return false
+}
+
+func cutLast(s, sep string) (before, after string, found bool) {
+	if i := strings.LastIndex(s, sep); i >= 0 {
+		return s[:i], s[i+len(sep):], true
+	}
+	return s, "", false
+}
+
+// shrink makes the smallest case that is still decided differently. Each round
+// asks one Envoy about all cases that are a step smaller.
+func shrink(t *testing.T, ca *authority, first rbactest.Case) mismatch {
+	smallest := mismatch{input: first}
+	rbactest.Shrink(first, func(smaller []rbactest.Case) int {
+		for i := range smaller {
+			smaller[i].Set = i
+		}
+		found := decideAll(t, ca, smaller, new(tally))
+		if len(found) == 0 {
+			return -1
+		}
+		smallest = found[0]
+		return smallest.input.Set
+	})
+	return smallest
+}
