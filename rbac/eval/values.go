@@ -62,7 +62,7 @@ func (c call) values(a rbac.Attribute) (values []value, known bool) {
 		if c.ServerName == "" {
 			return nil, true
 		}
-		return texts(strings.ToLower(c.ServerName)), true
+		return texts(lower(c.ServerName)), true
 	case rbac.Method:
 		return texts(c.Method), true
 	case rbac.Path:
@@ -135,10 +135,14 @@ func (c call) ofToken(a rbac.Attribute) []value {
 	return texts(c.Token.Texts(a.ClaimPath()...)...)
 }
 
-// only is a claim of one string.
+// only is a claim that must be a string, as RFC 7519 §4.1 has it of issuer and
+// subject.
 func (c call) only(key string) string {
-	if list := c.Token.Texts(key); len(list) == 1 && list[0] != "-" {
-		return list[0]
+	if c.Token == nil {
+		return ""
+	}
+	if text, ok := c.Token.Claims[key].(string); ok && text != "-" {
+		return text
 	}
 	return ""
 }
@@ -156,4 +160,15 @@ func texts(list ...string) []value {
 		values = append(values, value{text: s})
 	}
 	return values
+}
+
+// lower is ASCII's, as Envoy's is.
+func lower(s string) string {
+	out := []byte(s)
+	for i, b := range out {
+		if 'A' <= b && b <= 'Z' {
+			out[i] = b + 'a' - 'A'
+		}
+	}
+	return string(out)
 }
