@@ -158,3 +158,24 @@ func TestShrink(t *testing.T) {
 		t.Errorf("%d cases to shrink, want 10 at least", found)
 	}
 }
+
+// TestShapes: of each shape, one request is decided by the last policy, and one
+// by none.
+func TestShapes(t *testing.T) {
+	for _, shape := range rbactest.Shapes() {
+		for _, n := range []int{1, 10, 1000} {
+			policies := shape.Policies(n, 3)
+			set := rbac.Select(policies, rbactest.Target())
+			last, none := shape.Requests(n, 3)
+			if v, want := eval.Decide(set, last), policies[n-1].RuleName(0); v.Rule != want || !v.Allowed {
+				t.Errorf("%s of %d: the last request is decided %+v, want %s", shape, n, v, want)
+			}
+			if v := eval.Decide(set, none); v.Reason != eval.NoAllowMatch {
+				t.Errorf("%s of %d: the other request is decided %+v", shape, n, v)
+			}
+		}
+	}
+	if got, want := len(rbactest.Shapes()), 5; got != want {
+		t.Errorf("%d shapes, want %d", got, want)
+	}
+}
