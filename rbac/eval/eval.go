@@ -37,15 +37,15 @@ const (
 
 // A Verdict is a decision and where it came from. The zero Verdict refuses.
 type Verdict struct {
-	Allowed bool
+	Allowed bool `json:"allowed"`
 	// Ask names the providers of the CUSTOM policies that match: what is allowed
 	// is let in only if each of them says yes.
-	Ask    []string
-	Policy string // "namespace/name" of the policy that decided; empty for none
-	Rule   string // "namespace/name/index" of the rule that decided; empty for none
-	Reason Reason
+	Ask    []string `json:"ask,omitempty"`
+	Policy string   `json:"policy,omitempty"` // "namespace/name" of the policy that decided; empty for none
+	Rule   string   `json:"rule,omitempty"`   // "namespace/name/index" of the rule that decided; empty for none
+	Reason Reason   `json:"reason"`
 	// Audit is the rule of an AUDIT policy that matches; empty for none.
-	Audit string
+	Audit string `json:"audit,omitempty"`
 }
 
 // Decide says whether set lets req in. DENY comes before ALLOW, and the first
