@@ -1,0 +1,64 @@
+package interpret
+
+import (
+	"strings"
+
+	"github.com/istio-auth/istio-auth/rbac"
+)
+
+// What our sidecar's Envoy puts in front of a filter: keys of the filter state,
+// and where the payload of a verified token is. rbac/compile and mesh have the
+// same words; they are written out here, since whoever checks does not ask the
+// one who is checked.
+const (
+	PathKey    = "istio-auth.path"    // %PATH(NQ:PATH)%
+	FoldKey    = "istio-auth.fold"    // rbac.FoldPath of it
+	HostKey    = "istio-auth.host"    // rbac.FoldHost of :authority; not there where that is empty
+	IssuerKey  = "istio-auth.issuer"  // the token's iss; "-" where there is none
+	SubjectKey = "istio-auth.subject" // the token's sub; "-" where there is none
+	JWTFilter  = "envoy.filters.http.jwt_authn"
+	PayloadKey = "payload"
+)
+
+// FromRequest is what our sidecar's Envoy would know of a request.
+func FromRequest(r rbac.Request) Attributes {
+	a := Attributes{
+		DirectSource: r.Source,
+		Source:       r.Remote,
+		Destination:  r.Destination,
+		ServerName:   strings.ToLower(r.ServerName),
+	}
+	if !r.Peer.ID.IsZero() {
+		a.TLS, a.URISANs = true, []string{r.Peer.ID.String()}
+	}
+	if r.Protocol != rbac.HTTP {
+		return a
+	}
+	a.Headers = map[string][]string{":method": {r.Method}}
+	for name, lines := range r.Headers {
+		a.Headers[name] = lines
+	}
+	a.State = map[string]string{
+		PathKey:    r.Path,
+		FoldKey:    rbac.FoldPath(r.Path),
+		IssuerKey:  only(r.Token, "iss"),
+		SubjectKey: only(r.Token, "sub"),
+	}
+	if host := rbac.FoldHost(r.Host); host != "" {
+		a.State[HostKey] = host
+	}
+	if r.Token != nil {
+		a.Metadata = map[string]map[string]any{JWTFilter: {PayloadKey: r.Token.Claims}}
+	}
+	return a
+}
+
+// only is a claim as the access log's format writes it: "-" where there is
+// none. jwt_authn refuses a token whose iss or sub is no string; and an empty
+// one is written as one that is missing.
+func only(token *rbac.Token, key string) string {
+	if list := token.Texts(key); len(list) == 1 && list[0] != "" {
+		return list[0]
+	}
+	return "-"
+}
