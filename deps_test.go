@@ -23,6 +23,7 @@ const module = "github.com/istio-auth/istio-auth"
 const law = `
 . :
 
+api/v1alpha1       :
 attest             :
 attest/jointoken   : attest attest/registry
 attest/k8stoken    : attest
@@ -64,8 +65,9 @@ rbac/distribute/policypb :
 rbac/eval                : rbac
 rbac/files               : rbac rbac/parse
 rbac/jwks                : mtls
+rbac/interpret           : rbac
 rbac/kube                : rbac rbac/parse
-rbac/parse               : rbac
+rbac/parse               : rbac rbac/jwks
 rbac/rbactest            : rbac rbac/compile rbac/eval rbac/parse
 
 mesh               :
@@ -76,7 +78,7 @@ deploy             :
 // fences name the only packages that may import a family of outside packages.
 var fences = map[string][]string{
 	"cel.dev/":                                 {"rbac/cel"},
-	"k8s.io/":                                  {"attest/k8stoken", "rbac/kube", "manager/kube", "nodeagent/csi", "cmd"},
+	"k8s.io/":                                  {"api", "attest/k8stoken", "rbac/kube", "manager/kube", "nodeagent/csi", "cmd"},
 	"istio.io/":                                {"rbac/parse", "rbac/kube", "ca/server"},
 	"github.com/envoyproxy/":                   {"sds", "sds/stream", "sds/secret", "sds/sdstest", "rbac/compile", "rbac/distribute", "mesh"},
 	"go.step.sm/crypto":                        {"ca/signer", "ca/profile", "ca/keypolicy"},
