@@ -89,6 +89,9 @@ func (g *Generator) Call(policies []rbac.Policy) Call {
 	}
 	c.HTTP2 = g.features.has(HTTP2) && g.chance(50)
 	c.Method, c.Target = g.verb(near), g.target(near)
+	if _, err := rbac.CanonicalPath(c.Target); err != nil && g.chance(70) {
+		c.Target = g.target(near) // refused ones cost a connection each
+	}
 	c.Authority = g.authority(near)
 	if g.features.has(Hosts) && !c.HTTP2 && g.chance(3) {
 		c.Target = "http://" + g.authority(near) + c.Target
