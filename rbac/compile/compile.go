@@ -1,33 +1,46 @@
 // Package compile says to Envoy what rbac/eval means.
 //
-// A set becomes one HTTP RBAC filter in matcher form: a list that is read from
-// the top until one line matches. First come the guards (the peer is a workload
-// of our trust domain, path and method are such as to decide upon), then a line for each
-// rule of the DENY policies, then one for each rule of the ALLOW policies, and
-// last the default. One filter, so that DENY and ALLOW change in the same moment
-// when Envoy gets it by extension configuration discovery. Every line has a
-// name, which Envoy logs: "namespace/name/rule-index" or a reason of rbac/eval.
+// A set becomes an RBAC filter in matcher form. First come the guards (the peer
+// is a workload of an accepted trust domain, path and method are such as to
+// decide upon), in a list; then a decision tree of all that denies; then one of
+// all that allows; and last the default. One filter, so that DENY and ALLOW
+// change in the same moment when Envoy gets it by extension configuration
+// discovery. Every action has a name, which Envoy logs: "namespace/name/index"
+// of a rule that matches, or a reason of rbac/eval.
 //
-// The filter asks the connection for the URI SAN of the verified certificate,
-// the request for its method, and the filter state for the path, which the
-// bootstrap puts there (see [PathKey]). Where one of these is missing the
-// request is refused.
+// # Rules become boxes
 //
-// Literals are exact, prefix, suffix and contains matchers, so that a dot is a
-// dot. Regular expressions are in the guards alone; nothing of a policy is in
-// them.
+// A rule is lowered to a formula over Envoy's inputs (lower.go, attributes.go):
+// each test is resolved by itself, to "yes" in an ALLOW policy and to "yes or
+// maybe" in all others. What Envoy cannot be asked (a comparison of two
+// attributes; anything of HTTP on TCP) is a match in the latter and none in the
+// former. Literals are exact, prefix, suffix and contains matchers, so that a dot
+// is a dot. Regular expressions are in the guards, in the question whether an
+// input is there, and in path templates, which are made of escaped literals.
 //
-// Start at [HTTP].
+// # Boxes become a tree
+//
+// Inside DENY, and inside ALLOW, all actions are equal, so that a part is a pure
+// or over its rules, and no order matters. A tree looks inputs up (tree.go): the
+// peer's identity, paths, hosts, headers, addresses, by the whole text or by its
+// beginning. What a request costs grows with the rules that it meets under its
+// own keys, not with their number. These shapes have no key and stay in a list,
+// at 0.1 µs a line, without another verdict; [Report] counts them:
+//
+//   - suffixes ("*.png", "*/sa/web", "*.example.com") where no other test has a key;
+//   - claims alone, which may be lists, and which Envoy's trees cannot look up;
+//   - negations alone;
+//   - long lists times long lists: a rule is written at most eight times as large
+//     as it is, and beyond that asked as it stands;
+//   - more than a few kinds of keys in one set.
+//
+// Start at [HTTP], or, for one filter again and again, at [Compiler].
 package compile
 
 import (
 	"errors"
 	"fmt"
 
-	xdscorev3 "github.com/cncf/xds/go/xds/core/v3"
-	xdsmatcherv3 "github.com/cncf/xds/go/xds/type/matcher/v3"
-	rbacv3 "github.com/envoyproxy/go-control-plane/envoy/config/rbac/v3"
-	rbacfilterv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/rbac/v3"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 
@@ -81,51 +94,51 @@ const (
 	noMethod     = "no-method"
 	noAllowMatch = "no-allow-match"
 	noAllow      = "no-allow"
+	noAudit      = "no-audit" // no rule of an AUDIT policy matches
 )
 
-// ErrUnknownSet reports the zero [rbac.Set]: nothing is known that could be
-// compiled. Whoever enforces must keep on refusing, or what it last had.
-var ErrUnknownSet = errors.New("compile: it is not known which policies apply")
+var (
+	// ErrUnknownSet reports the zero [rbac.Set]: nothing is known that could be
+	// compiled. Whoever enforces must keep on refusing, or what it last had.
+	ErrUnknownSet = errors.New("compile: it is not known which policies apply")
+	// ErrTooDeep reports a filter that Envoy could not read: one rule has too
+	// many conditions in each other.
+	ErrTooDeep = errors.New("compile: conditions are nested too deep")
+	// ErrNotText reports a value that is not UTF-8, which no configuration can
+	// carry.
+	ErrNotText = errors.New("compile: a value is not UTF-8")
+)
 
-// HTTP compiles set to one envoy.extensions.filters.http.rbac.v3.RBAC. Equal
-// sets give equal bytes. The result has passed Envoy's own constraints, since
-// Envoy does not say which field it refuses.
-func HTTP(set rbac.Set) (*anypb.Any, error) {
-	if set.IsZero() {
-		return nil, ErrUnknownSet
-	}
-	c, err := newCompiler(set.TrustDomain())
-	if err != nil {
-		return nil, err
-	}
-	lines := c.guards()
-	for _, policies := range [][]rbac.Policy{set.Deny(), set.Allow()} {
-		for _, p := range policies {
-			rules, err := c.rules(p)
-			if err != nil {
-				return nil, fmt.Errorf("compiling policy %s: %w", p.Key(), err)
-			}
-			lines = append(lines, rules...)
-		}
-	}
-	byDefault := c.action(noAllow, rbacv3.RBAC_ALLOW)
-	if len(set.Allow()) > 0 {
-		byDefault = c.action(noAllowMatch, rbacv3.RBAC_DENY)
-	}
-	filter := &rbacfilterv3.RBAC{
-		RulesStatPrefix: StatPrefix,
-		Matcher: &xdsmatcherv3.Matcher{
-			MatcherType: &xdsmatcherv3.Matcher_MatcherList_{MatcherList: &xdsmatcherv3.Matcher_MatcherList{Matchers: lines}},
-			OnNoMatch:   byDefault,
-		},
-	}
-	if c.err != nil {
-		return nil, c.err
-	}
-	if err := filter.ValidateAll(); err != nil {
-		return nil, fmt.Errorf("checking the compiled filter: %w", err)
-	}
-	return pack(filter)
+// HTTP compiles set to one envoy.extensions.filters.http.rbac.v3.RBAC. CUSTOM
+// policies that ask a provider whom nobody knows deny. Policies of a dry run are
+// in the shadow matcher, together with all others, and are counted by rule.
+// Equal sets give equal bytes, which meet Envoy's own constraints.
+func HTTP(set rbac.Set) (*anypb.Any, error) { return new(Compiler).HTTP(set) }
+
+// TCP compiles set to one envoy.extensions.filters.network.rbac.v3.RBAC, which
+// decides upon a connection by the peer, the addresses and the server name. What
+// a rule asks of HTTP cannot be told. CUSTOM policies deny, since a connection is
+// asked for nowhere. AUDIT policies mark nothing.
+func TCP(set rbac.Set) (*anypb.Any, error) { return new(Compiler).TCP(set) }
+
+// Audit compiles the AUDIT policies of set to an
+// envoy.extensions.filters.http.rbac.v3.RBAC that lets everything pass, and sets
+// Envoy's access_log_hint where one of them matches.
+func Audit(set rbac.Set) (*anypb.Any, error) { return new(Compiler).Audit(set) }
+
+// Custom compiles the CUSTOM policies of set that ask provider to an
+// envoy.extensions.filters.http.rbac.v3.RBAC that lets everything pass, and
+// writes whether the provider must be asked: see [CustomPrefix]. It must be, too,
+// about requests that the guards refuse: the filters of one set do not change in
+// the same moment.
+func Custom(set rbac.Set, provider string) (*anypb.Any, error) {
+	return new(Compiler).Custom(set, provider)
+}
+
+// Linear is HTTP without a tree: one line for each rule, read from the top. It is
+// what the tree is measured against.
+func Linear(set rbac.Set) (*anypb.Any, error) {
+	return (&Compiler{linear: true}).HTTP(set)
 }
 
 // pack is anypb.New with the same bytes for equal messages.
@@ -135,60 +148,4 @@ func pack(m proto.Message) (*anypb.Any, error) {
 		return nil, fmt.Errorf("marshalling %s: %w", m.ProtoReflect().Descriptor().Name(), err)
 	}
 	return packed, nil
-}
-
-// line is one line of the list: when it holds, the action is taken.
-func (c *compiler) line(when *predicate, name string, do rbacv3.RBAC_Action) *xdsmatcherv3.Matcher_MatcherList_FieldMatcher {
-	return &xdsmatcherv3.Matcher_MatcherList_FieldMatcher{Predicate: when, OnMatch: c.action(name, do)}
-}
-
-func (c *compiler) action(name string, do rbacv3.RBAC_Action) *xdsmatcherv3.Matcher_OnMatch {
-	return &xdsmatcherv3.Matcher_OnMatch{OnMatch: &xdsmatcherv3.Matcher_OnMatch_Action{Action: &xdscorev3.TypedExtensionConfig{
-		Name:        "envoy.filters.rbac.action",
-		TypedConfig: c.any(&rbacv3.Action{Name: name, Action: do}),
-	}}}
-}
-
-// guards refuse what no rule should ever be asked about. They are negations, so
-// that an attribute that is missing is refused with the rest.
-func (c *compiler) guards() []*xdsmatcherv3.Matcher_MatcherList_FieldMatcher {
-	isWorkload := term{when: c.regex(c.peer, workloadRegex(c.td))}
-	isPlain := and(
-		term{when: c.prefix(c.path, "/")},
-		not(term{when: c.prefix(c.path, "//")}),
-		not(term{when: c.contains(c.path, "/.;")}),
-		not(term{when: c.contains(c.path, "/..;")}),
-	)
-	return []*xdsmatcherv3.Matcher_MatcherList_FieldMatcher{
-		c.line(not(isWorkload).when, noIdentity, rbacv3.RBAC_DENY),
-		c.line(not(isPlain).when, badPath, rbacv3.RBAC_DENY),
-		// rbac.PlainMethod.
-		c.line(not(term{when: c.regex(c.method, `[A-Z][-A-Z]*`)}).when, noMethod, rbacv3.RBAC_DENY),
-	}
-}
-
-// rules are the lines of a policy. A rule that can never match has none.
-func (c *compiler) rules(p rbac.Policy) ([]*xdsmatcherv3.Matcher_MatcherList_FieldMatcher, error) {
-	var do rbacv3.RBAC_Action
-	switch p.Action {
-	case rbac.Allow:
-		do = rbacv3.RBAC_ALLOW
-	case rbac.Deny:
-		do = rbacv3.RBAC_DENY
-	default:
-		return nil, fmt.Errorf("action %v is not known", p.Action)
-	}
-	var lines []*xdsmatcherv3.Matcher_MatcherList_FieldMatcher
-	for i, rule := range p.Rules {
-		when := c.rule(rule)
-		switch when.always {
-		case never:
-			continue
-		case always:
-			// Behind the guards every path begins with a slash.
-			when.when = c.prefix(c.path, "/")
-		}
-		lines = append(lines, c.line(when.when, p.RuleName(i), do))
-	}
-	return lines, nil
 }

@@ -1,0 +1,329 @@
+package compile
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+)
+
+// A tree writes the part of a filter whose lines all take one action. What is
+// matched is an or over boxes, so that their order does not matter, and a box
+// may lie wherever a request that it matches comes by.
+//
+// A level is a chain of Envoy's matcher trees, by one index each, and at its end
+// a list. Whoever is found under no key, or is found and matched by nothing
+// there, goes on to the next of the chain: Envoy falls back to a shorter prefix,
+// a wider network, and then to on_no_match. What a request costs is a look-up
+// for each link, and what lies under its own keys.
+type tree struct {
+	do     action
+	lead   string // before the names of rules
+	levels int    // how many trees lie in each other at most
+	// before and now are what lies under the keys of the first level.
+	before, now map[spot]*branch
+	report      Report
+}
+
+// How long chains are at most. Past it there is a list.
+const (
+	maxLevels   = 3
+	firstChain  = 8
+	deeperChain = 3
+)
+
+// A spot is a key of the first level.
+type spot struct {
+	chain int
+	by    index
+	key   string
+}
+
+// A branch is what lies under a spot, as it was written.
+type branch struct {
+	boxes   []*box
+	wire    []byte
+	deep    int
+	invalid bool
+	report  Report
+}
+
+// matcher writes the content of a Matcher: one of the boxes, of which there is
+// one at least, and none without terms; or else what otherwise writes into an
+// OnMatch. Nil is nothing.
+func (t *tree) matcher(w *wire, boxes []*box, level, chain int, otherwise func()) {
+	by, ok := t.choose(boxes, level, chain)
+	if !ok {
+		t.list(w, boxes)
+		if otherwise != nil {
+			m := w.open(3)
+			otherwise()
+			w.close(m)
+		}
+		return
+	}
+	groups, left := divide(boxes, by)
+	m := w.open(2)
+	in := w.open(1)
+	w.input(by.in)
+	w.close(in)
+	switch by.how {
+	case isExactly:
+		t.keys(w, 2, groups, level, chain)
+	case beginsWith:
+		t.keys(w, 3, groups, level, chain)
+	case isWithin:
+		custom := w.open(4)
+		w.extension(matcherName, typeIPTree, func() { t.networks(w, groups, level, chain) })
+		w.close(custom)
+	}
+	w.close(m)
+	switch {
+	case len(left) > 0:
+		m := w.open(3)
+		if b := unconditional(left); b != nil {
+			t.take(w, b)
+		} else {
+			inner := w.open(1)
+			t.matcher(w, left, level, chain+1, otherwise)
+			w.close(inner)
+		}
+		w.close(m)
+	case otherwise != nil:
+		m := w.open(3)
+		otherwise()
+		w.close(m)
+	}
+}
+
+// A group is what lies under one key.
+type group struct {
+	key   *literal
+	by    index
+	boxes []*box
+}
+
+// divide puts boxes under the keys of an index, in the order of the keys.
+func divide(boxes []*box, by index) (groups []group, left []*box) {
+	at := make(map[string]int, len(boxes))
+	for _, b := range boxes {
+		if _, _, may, _ := b.found(by); !may {
+			left = append(left, b)
+			continue
+		}
+		d := b.divide(by)
+		for i, key := range d.keys {
+			k := key.key()
+			j, ok := at[k]
+			if !ok {
+				j = len(groups)
+				at[k] = j
+				groups = append(groups, group{key: key, by: by})
+			}
+			if g := &groups[j]; d.under[i] != nil && (len(g.boxes) == 0 || g.boxes[len(g.boxes)-1] != d.under[i]) {
+				g.boxes = append(g.boxes, d.under[i])
+			}
+		}
+		if d.left != nil {
+			left = append(left, d.left)
+		}
+	}
+	slices.SortFunc(groups, func(a, b group) int { return cmp.Compare(a.key.key(), b.key.key()) })
+	return groups, left
+}
+
+// keys writes a MatchMap.
+func (t *tree) keys(w *wire, field int, groups []group, level, chain int) {
+	m := w.open(field)
+	for i := range groups {
+		g := &groups[i]
+		entry := w.open(1)
+		w.authored(1, g.key.key())
+		value := w.open(2)
+		t.under(w, g, level, chain)
+		w.close(value)
+		w.close(entry)
+	}
+	w.close(m)
+}
+
+// networks writes the content of an xds.type.matcher.v3.IPMatcher.
+func (t *tree) networks(w *wire, groups []group, level, chain int) {
+	for i := range groups {
+		g := &groups[i]
+		r := w.open(1)
+		w.network(1, g.key)
+		value := w.open(2)
+		t.under(w, g, level, chain)
+		w.close(value)
+		w.close(r)
+	}
+}
+
+// under writes the content of an OnMatch: one of the boxes of a group. What lies
+// under the first level's keys is kept, and taken again as it is where the boxes
+// are the same.
+func (t *tree) under(w *wire, g *group, level, chain int) {
+	if level > 0 {
+		t.onMatch(w, g.boxes, level)
+		return
+	}
+	at := spot{chain, g.by, g.key.key()}
+	b := t.before[at]
+	if b == nil || !slices.Equal(b.boxes, g.boxes) {
+		outer := t.report
+		t.report = Report{}
+		var own wire
+		own.b = make([]byte, 0, 512)
+		t.onMatch(&own, g.boxes, level)
+		b = &branch{boxes: g.boxes, wire: slices.Clip(own.b), deep: own.deepest, invalid: own.invalid, report: t.report}
+		t.report = outer
+	}
+	t.now[at] = b
+	t.report.add(b.report)
+	w.raw(b.wire, b.deep)
+	w.invalid = w.invalid || b.invalid
+}
+
+func (t *tree) onMatch(w *wire, boxes []*box, level int) {
+	if b := unconditional(boxes); b != nil {
+		t.take(w, b)
+		return
+	}
+	m := w.open(1)
+	t.matcher(w, boxes, level+1, 0, nil)
+	w.close(m)
+}
+
+// unconditional is a box of the list that asks nothing: it stands for them all.
+func unconditional(boxes []*box) *box {
+	for _, b := range boxes {
+		if len(b.terms) == 0 {
+			return b
+		}
+	}
+	return nil
+}
+
+func (t *tree) take(w *wire, b *box) {
+	t.report.Boxes++
+	w.onMatchAction(t.lead+b.rule, t.do)
+}
+
+// list writes a MatcherList, of which each line asks all that a box asks. A
+// line that was there before is left out.
+func (t *tree) list(w *wire, boxes []*box) {
+	seen := map[string]bool{}
+	written := make([]*box, 0, len(boxes))
+	list := w.open(1)
+	for _, b := range boxes {
+		start := len(w.b)
+		line := w.open(1)
+		p := w.open(1)
+		from := len(w.b)
+		w.conjunction(b.terms)
+		if len(boxes) > 1 {
+			if what := string(w.b[from:]); seen[what] {
+				w.b = w.b[:start]
+				w.depth -= 2
+				continue
+			} else {
+				seen[what] = true
+			}
+		}
+		w.close(p)
+		m := w.open(2)
+		t.take(w, b)
+		w.close(m)
+		w.close(line)
+		written = append(written, b)
+	}
+	w.close(list)
+	t.report.listed(written)
+}
+
+// conjunction is the content of a Predicate: all of the terms, one at least.
+func (w *wire) conjunction(terms []formula) {
+	if len(terms) == 1 {
+		w.formula(&terms[0])
+		return
+	}
+	w.list(3, len(terms), func(i int) { w.formula(&terms[i]) })
+}
+
+// A choice is what an index would do.
+type choice struct {
+	by     index
+	boxes  int // that may lie under it
+	whole  int // of these, those of which nothing would be left
+	more   int // literals that would be written more than once
+	groups map[string]int
+	keys   int
+}
+
+// spared is how many boxes fewer a request meets: those under it but the ones
+// of its own key.
+func (c *choice) spared() float64 {
+	squares := 0
+	for _, n := range c.groups {
+		squares += n * n
+	}
+	return float64(c.boxes+c.whole)/2 - float64(squares)/float64(max(c.keys, 1))
+}
+
+// choose finds the index that spares most, or nearly, and of these the one that
+// repeats least. It is false where a list does as well.
+func (t *tree) choose(boxes []*box, level, chain int) (index, bool) {
+	links := deeperChain
+	if level == 0 {
+		links = firstChain
+	}
+	if len(boxes) < 2 || level >= t.levels || chain >= links {
+		return index{}, false
+	}
+	choices := map[index]*choice{}
+	var list []index
+	for _, b := range boxes {
+		list = list[:0]
+		for i := range b.terms {
+			list = b.terms[i].indexes(list)
+		}
+		for _, by := range list {
+			keys, more, may, whole := b.found(by)
+			if !may {
+				continue
+			}
+			c := choices[by]
+			if c == nil {
+				c = &choice{by: by, groups: make(map[string]int, len(boxes))}
+				choices[by] = c
+			}
+			c.boxes++
+			if whole {
+				c.whole++
+			}
+			c.more += more
+			c.keys += keys
+			i := pick(b.terms, by)
+			b.terms[i].keys(by, func(l *literal) { c.groups[l.key()]++ })
+		}
+	}
+	most := 1.0
+	for _, c := range choices {
+		most = max(most, c.spared())
+	}
+	var best *choice
+	for _, c := range slices.SortedFunc(maps.Values(choices), func(a, b *choice) int { return a.by.compare(b.by) }) {
+		if c.spared() >= most*0.9 && (best == nil || c.more < best.more) {
+			best = c
+		}
+	}
+	if best == nil {
+		return index{}, false
+	}
+	return best.by, true
+}
+
+// compare orders indexes: exact ones first, and identities before paths.
+func (i index) compare(j index) int {
+	return cmp.Or(cmp.Compare(i.how, j.how), cmp.Compare(i.in.kind, j.in.kind), cmp.Compare(i.in.name, j.in.name))
+}
