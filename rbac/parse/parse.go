@@ -1,21 +1,26 @@
 // Package parse reads what authors write, strictly.
 //
-// It reads security.istio.io/v1 AuthorizationPolicy objects, as YAML or JSON,
-// into the model of package rbac. What it does not understand it refuses, and
-// so it does what it understands but this version cannot enforce: nothing of a
-// policy is ever ignored. Each refusal has a reason code and says where it is,
-// to the line and column. Start at [Policies].
+// It reads the objects of security.istio.io/v1 (AuthorizationPolicy,
+// RequestAuthentication, PeerAuthentication), as YAML or JSON, into the model of
+// package rbac. What it does not understand it refuses, and so it does what it
+// understands but this version cannot enforce: nothing of an object is ever
+// ignored. Each refusal has a reason code and says where it is, to the line and
+// column. Start at [Policies] and [ReadObjects].
 //
 // The fields are those of istio.io/api, looked up in its descriptors: a field
 // that a newer version of the language adds is one that is not supported, until
 // it stands in the list of those that are.
+//
+// Other kinds of objects are read by their own packages, with the strict reader
+// of this one: see [Read] and [Node].
+//
+// [JSON] writes an object in its canonical form. Between a manager and its agents
+// it says what no author can write; [Wire] alone reads that.
 package parse
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
-	"unicode/utf8"
 
 	"github.com/istio-auth/istio-auth/rbac"
 )
@@ -24,11 +29,17 @@ import (
 const (
 	MaxFile   = 4 << 20  // bytes of one call's data
 	MaxObject = 64 << 10 // bytes of one object, as written
+	MaxWire   = 1 << 20  // bytes of one object for Wire: with keys that were fetched, or made of many
 
-	maxRules    = 512 // rules of a policy, and sources and operations of a rule
-	maxAccounts = 16  // service accounts of a field
-	maxLabels   = 64  // labels of a selector
-	maxDepth    = 32  // levels of nesting
+	maxRules    = 512  // rules of a policy, and sources, operations and conditions of a rule
+	maxAccounts = 16   // service accounts of a field
+	maxLabels   = 64   // labels of a selector
+	maxDepth    = 32   // levels of nesting
+	maxTargets  = 16   // targetRefs
+	maxIssuers  = 64   // rules of a RequestAuthentication
+	maxPorts    = 64   // ports of a PeerAuthentication
+	maxPlaces   = 16   // places of each kind where a token is looked for, and claims that become headers
+	maxIssuer   = 2048 // bytes of an issuer, an audience and a key set's URI
 )
 
 // ErrRefused is what every refusal is, by errors.Is.
@@ -62,71 +73,76 @@ func (e *Error) Error() string {
 // Unwrap is [ErrRefused].
 func (e *Error) Unwrap() error { return ErrRefused }
 
-// Policies reads every document of data, YAML or JSON. It returns all of the
-// policies or none: the error joins an [Error] for each document that is
-// refused. Data without a policy is refused too, since a file that is being
-// written looks like that. name stands in the errors.
+// Objects are what is in a file. The zero value is ready to be filled by its
+// Kinds.
+type Objects struct {
+	Policies []rbac.Policy
+	Requests []rbac.RequestAuthentication
+	Peers    []rbac.PeerAuthentication
+}
+
+// What a document says it is, by its kind.
+const (
+	group = "security.istio.io"
+
+	policyKind  = "AuthorizationPolicy"
+	requestKind = "RequestAuthentication"
+	peerKind    = "PeerAuthentication"
+)
+
+// Kinds read Istio's objects into o, for [Read].
+func (o *Objects) Kinds() Kinds {
+	kinds := o.policyKinds()
+	for _, version := range []string{"/v1", "/v1beta1"} {
+		kinds[Kind{group + version, requestKind}] = func(d *Document) error {
+			a, err := d.request()
+			if err == nil {
+				o.Requests = append(o.Requests, a)
+			}
+			return err
+		}
+		kinds[Kind{group + version, peerKind}] = func(d *Document) error {
+			a, err := d.peer()
+			if err == nil {
+				o.Peers = append(o.Peers, a)
+			}
+			return err
+		}
+	}
+	return kinds
+}
+
+func (o *Objects) policyKinds() Kinds {
+	kinds := Kinds{}
+	for _, version := range []string{"/v1", "/v1beta1"} {
+		kinds[Kind{group + version, policyKind}] = func(d *Document) error {
+			p, err := d.policy()
+			if err == nil {
+				o.Policies = append(o.Policies, p)
+			}
+			return err
+		}
+	}
+	return kinds
+}
+
+// ReadObjects reads every document of data, YAML or JSON. It returns all of the
+// objects or none: the error joins an [Error] for each document that is refused.
+// Data without an object is refused too, since a file that is being written
+// looks like that. name stands in the errors.
+func ReadObjects(name string, data []byte) (Objects, error) {
+	var o Objects
+	if err := Read(name, data, o.Kinds()); err != nil {
+		return Objects{}, err
+	}
+	return o, nil
+}
+
+// Policies is [ReadObjects] where every other kind is refused.
 func Policies(name string, data []byte) ([]rbac.Policy, error) {
-	if len(data) > MaxFile {
-		return nil, &Error{Name: name, Reason: "too-long", Detail: fmt.Sprintf("%d bytes, at most %d", len(data), MaxFile)}
+	var o Objects
+	if err := Read(name, data, o.policyKinds()); err != nil {
+		return nil, err
 	}
-	if !utf8.Valid(data) {
-		return nil, &Error{Name: name, Reason: "not-utf8", Detail: "not UTF-8"}
-	}
-	var policies []rbac.Policy
-	var refused []error
-	seen := map[string]bool{}
-	for _, doc := range split(data) {
-		p, at, err := doc.policy()
-		var e *Error
-		switch {
-		case errors.As(err, &e):
-		case err != nil:
-			return nil, err
-		case at == nil:
-			continue // nothing but comments
-		case seen[p.Key()]:
-			e = at.refuse("metadata.name", "duplicate-policy", "%s is in this file twice", p.Key())
-		}
-		if e != nil {
-			e.Name = name
-			refused = append(refused, e)
-			continue
-		}
-		seen[p.Key()] = true
-		policies = append(policies, p)
-	}
-	if len(refused) > 0 {
-		return nil, errors.Join(refused...)
-	}
-	if len(policies) == 0 {
-		return nil, &Error{Name: name, Line: 1, Reason: "empty", Detail: "no policy is in it; delete the file to remove its policies"}
-	}
-	return policies, nil
-}
-
-// A document is one of a stream's, and where it begins.
-type document struct {
-	source []byte
-	line   int // lines before it
-}
-
-// split cuts data at its document markers: a line that begins with three
-// hyphens and a blank or nothing is one even inside a scalar (YAML 1.2.2 §9.1.2).
-func split(data []byte) []document {
-	var docs []document
-	start, startLine, line := 0, 0, 0
-	for at := 0; at < len(data); line++ {
-		end := bytes.IndexByte(data[at:], '\n') + 1
-		if end == 0 {
-			end = len(data) - at
-		}
-		text := data[at : at+end]
-		if bytes.HasPrefix(text, []byte("---")) && (len(text) == 3 || bytes.IndexByte([]byte(" \t\r\n"), text[3]) >= 0) && at > start {
-			docs = append(docs, document{data[start:at], startLine})
-			start, startLine = at, line
-		}
-		at += end
-	}
-	return append(docs, document{data[start:], startLine})
+	return o.Policies, nil
 }

@@ -38,14 +38,14 @@ func parentOf(field string) string {
 }
 
 // nearest is the known word that word was meant to be: at most two letters
-// away. Empty where there is none.
+// away, and of two the first in the alphabet. Empty where there is none.
 func nearest(word string, known []string) string {
 	best, least := "", 3
 	if len(word) > 64 {
 		return ""
 	}
 	for _, k := range known {
-		if d := distance(word, k); d < least {
+		if d := distance(word, k); d < least || d == least && d < 3 && k < best {
 			best, least = k, d
 		}
 	}
