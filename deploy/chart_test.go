@@ -166,7 +166,8 @@ func TestRights(t *testing.T) {
 			namespace + ": /configmaps istio-auth-bundle: get update",
 		},
 		"istio-manager": {
-			"security.istio.io/authorizationpolicies: get list watch",
+			"security.istio.io/authorizationpolicies,requestauthentications,peerauthentications: get list watch",
+			"istio-auth.io/accessroles,accessgrants,accessrules: get list watch",
 			"/pods: get list watch",
 		},
 		"istio-auth-uninstall": {"/pods: list"},
@@ -361,7 +362,7 @@ func keepUnknown(definition string) string {
 	return out.String()
 }
 
-// TestCRD: the definition is the one of istio.io/api, of the version in go.mod,
+// TestCRD: the definitions are those of istio.io/api, of the version in go.mod,
 // but that it keeps what it does not know.
 func TestCRD(t *testing.T) {
 	dir, err := exec.CommandContext(t.Context(), "go", "list", "-m", "-f", "{{.Dir}}", "istio.io/api").Output()
@@ -372,28 +373,30 @@ func TestCRD(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	name := "authorizationpolicies.security.istio.io"
-	var want string
-	for doc := range strings.SplitSeq(string(all), "\n---\n") {
-		if strings.Contains(doc, "\n  name: "+name+"\n") {
-			want = keepUnknown(strings.TrimSpace(doc) + "\n")
+	for _, name := range []string{"authorizationpolicies", "requestauthentications", "peerauthentications"} {
+		name += ".security.istio.io"
+		want := ""
+		for doc := range strings.SplitSeq(string(all), "\n---\n") {
+			if strings.Contains(doc, "\n  name: "+name+"\n") {
+				want = keepUnknown(strings.TrimSpace(doc) + "\n")
+			}
 		}
-	}
-	if want == "" {
-		t.Fatal("istio.io/api has no " + name)
-	}
-	path := filepath.Join("chart", "crds", name+".yaml")
-	if *update {
-		if err := os.WriteFile(path, []byte(want), 0o644); err != nil {
+		if want == "" {
+			t.Fatal("istio.io/api has no " + name)
+		}
+		path := filepath.Join("chart", "crds", name+".yaml")
+		if *update {
+			if err := os.WriteFile(path, []byte(want), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		got, err := os.ReadFile(path)
+		if err != nil {
 			t.Fatal(err)
 		}
-	}
-	got, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(want, string(got)); diff != "" {
-		t.Errorf("-want +got (rewrite with -update):\n%s", diff)
+		if diff := cmp.Diff(want, string(got)); diff != "" {
+			t.Errorf("-want +got (rewrite with -update):\n%s", diff)
+		}
 	}
 }
 
