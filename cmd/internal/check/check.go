@@ -53,29 +53,67 @@ func Before(ctx context.Context, client kubernetes.Interface, definition Definit
 		}
 		findings = append(findings, found...)
 	}
-	found, err := checkPolicies(ctx, definition)
+	found, err := checkDefinitions(ctx, client, definition)
 	if err != nil {
 		return findings, err
 	}
 	return append(findings, found), nil
 }
 
-// policies is the kind that we share with Istio.
-const policies = "authorizationpolicies.security.istio.io"
+// definitions are the kinds that the manager reads, and in which version.
+var definitions = []struct{ name, version string }{
+	{"authorizationpolicies.security.istio.io", "v1"},
+	{"requestauthentications.security.istio.io", "v1"},
+	{"peerauthentications.security.istio.io", "v1"},
+	{"accessroles.istio-auth.io", "v1alpha1"},
+	{"accessgrants.istio-auth.io", "v1alpha1"},
+	{"accessrules.istio-auth.io", "v1alpha1"},
+}
 
-// checkPolicies looks for a definition of policies that is not ours: Helm leaves
-// it as it is. Where the API server drops the fields that it does not know, a
-// typo never reaches us, and a rule with "form:" in place of "from:" is one
-// for everybody.
-func checkPolicies(ctx context.Context, definition Definition) (Finding, error) {
-	f := Finding{Check: "policies", OK: true, Detail: "the chart brings the definition of AuthorizationPolicy"}
-	data, err := definition(ctx, policies)
+// checkDefinitions looks for definitions that are not ours: Helm leaves those
+// that are there as they are, and brings none with an upgrade. Where the API
+// server drops the fields that it does not know, a typo never reaches us, and a
+// rule with "form:" in place of "from:" is one for everybody.
+func checkDefinitions(ctx context.Context, client kubernetes.Interface, definition Definition) (Finding, error) {
+	f := Finding{Check: "policies", OK: true, Detail: "the chart brings the definitions of policies"}
+	upgrade := false
+	driver, err := client.StorageV1().CSIDrivers().Get(ctx, Driver, metav1.GetOptions{})
 	switch {
-	case apierrors.IsNotFound(err):
-		return f, nil
-	case err != nil:
-		return f, fmt.Errorf("reading the definition of AuthorizationPolicy: %w", err)
+	case err == nil:
+		upgrade = byHelm(driver.Labels)
+	case !apierrors.IsNotFound(err):
+		return f, fmt.Errorf("looking for the CSI driver: %w", err)
 	}
+	var wrong []string
+	for _, d := range definitions {
+		data, err := definition(ctx, d.name)
+		switch {
+		case apierrors.IsNotFound(err) && upgrade:
+			wrong = append(wrong, d.name+" is not there, and no upgrade brings it")
+			continue
+		case apierrors.IsNotFound(err):
+			continue
+		case err != nil:
+			return f, fmt.Errorf("reading the definition of %s: %w", d.name, err)
+		}
+		f.Detail = "the definitions of policies keep what they do not know, so that we refuse it"
+		problem, err := wrongWith(data, d.version)
+		if err != nil {
+			return f, fmt.Errorf("reading the definition of %s: %w", d.name, err)
+		}
+		if problem != "" {
+			wrong = append(wrong, "the definition of "+d.name+" that is there "+problem)
+		}
+	}
+	if len(wrong) > 0 {
+		f.OK, f.Detail = false, strings.Join(wrong, "; ")
+		f.Fix = "kubectl apply --server-side --force-conflicts -f deploy/chart/crds (what is Istio's is its own, but for that)"
+	}
+	return f, nil
+}
+
+// wrongWith says what is wrong with a definition, as JSON; empty is nothing.
+func wrongWith(data []byte, version string) (string, error) {
 	var crd struct {
 		Spec struct {
 			Versions []struct {
@@ -92,27 +130,23 @@ func checkPolicies(ctx context.Context, definition Definition) (Finding, error) 
 		} `json:"spec"`
 	}
 	if err := json.Unmarshal(data, &crd); err != nil {
-		return f, fmt.Errorf("reading the definition of AuthorizationPolicy: %w", err)
+		return "", err
 	}
 	served := false
 	var pruning []string
 	for _, v := range crd.Spec.Versions {
-		served = served || v.Served && v.Name == "v1"
+		served = served || v.Served && v.Name == version
 		if v.Served && !v.Schema.OpenAPI.Properties["spec"].Preserve {
 			pruning = append(pruning, v.Name)
 		}
 	}
 	switch {
 	case !served:
-		f.OK, f.Detail = false, policies+" is there, and not served as v1"
+		return "is not served as " + version, nil
 	case len(pruning) > 0:
-		f.OK, f.Detail = false, "the definition of "+policies+" that is there drops unknown fields (of "+strings.Join(pruning, ", ")+"): a typo in a policy would widen it in silence"
-	default:
-		f.Detail = "the definition of AuthorizationPolicy that is there keeps what it does not know, so that we refuse it"
-		return f, nil
+		return "drops unknown fields (of " + strings.Join(pruning, ", ") + "): a typo in a policy would widen it in silence", nil
 	}
-	f.Fix = "kubectl apply --server-side --force-conflicts -f deploy/chart/crds (it is Istio's own, but for that)"
-	return f, nil
+	return "", nil
 }
 
 func checkVersion(_ context.Context, client kubernetes.Interface) ([]Finding, error) {
@@ -173,13 +207,15 @@ func checkDriver(ctx context.Context, client kubernetes.Interface) ([]Finding, e
 	case apierrors.IsNotFound(err):
 	case err != nil:
 		return nil, fmt.Errorf("looking for the CSI driver: %w", err)
-	case driver.Labels["app.kubernetes.io/managed-by"] == "Helm":
+	case byHelm(driver.Labels):
 		f.Detail = Driver + " is installed by Helm (an upgrade)"
 	default:
 		f.OK, f.Detail, f.Fix = false, Driver+" exists and is not Helm's", "kubectl delete csidriver "+Driver
 	}
 	return []Finding{f}, nil
 }
+
+func byHelm(labels map[string]string) bool { return labels["app.kubernetes.io/managed-by"] == "Helm" }
 
 func checkNodes(ctx context.Context, client kubernetes.Interface) ([]Finding, error) {
 	nodes, err := client.CoreV1().Nodes().List(ctx, metav1.ListOptions{Limit: 1000})

@@ -62,7 +62,7 @@ func TestBefore(t *testing.T) {
 		{"not a version", "banana", everything, []runtime.Object{good}, []string{"version"}},
 		{"not an administrator", "v1.37.2", noCRDs, []runtime.Object{good}, []string{"rights"}},
 		{"another's driver", "v1.37.2", everything, []runtime.Object{good, driver("somebody")}, []string{"driver"}},
-		{"an upgrade", "v1.37.2", everything, []runtime.Object{good, driver("Helm")}, nil},
+		{"an upgrade without definitions", "v1.37.2", everything, []runtime.Object{good, driver("Helm")}, []string{"policies"}},
 		{"no nodes", "v1.37.2", everything, nil, []string{"nodes"}},
 		{"Windows alone", "v1.37.2", everything, []runtime.Object{node("w", "windows", "10", 0)}, []string{"nodes"}},
 		{"swap, new kernel", "v1.37.2", everything, []runtime.Object{node("s", "linux", "6.4.0", 1<<30)}, nil},
@@ -93,32 +93,56 @@ func absent(_ context.Context, name string) ([]byte, error) {
 	return nil, apierrors.NewNotFound(schema.GroupResource{Group: "apiextensions.k8s.io", Resource: "customresourcedefinitions"}, name)
 }
 
-func TestBeforeLooksAtTheDefinitionOfPolicies(t *testing.T) {
+func TestBeforeLooksAtTheDefinitions(t *testing.T) {
 	version := func(name string, served, preserve bool) string {
 		return fmt.Sprintf(`{"name": %q, "served": %v, "schema": {"openAPIV3Schema": {"properties": {"spec": {"type": "object", "x-kubernetes-preserve-unknown-fields": %v}}}}}`, name, served, preserve)
 	}
+	both := version("v1", true, true) + "," + version("v1beta1", true, true)
+	const policies, peers, grants = "authorizationpolicies.security.istio.io", "peerauthentications.security.istio.io", "accessgrants.istio-auth.io"
+	all := map[string]string{
+		policies: both, peers: both, "requestauthentications.security.istio.io": both,
+		grants: version("v1alpha1", true, true), "accessroles.istio-auth.io": version("v1alpha1", true, true), "accessrules.istio-auth.io": version("v1alpha1", true, true),
+	}
+	installed := &storagev1.CSIDriver{ObjectMeta: metav1.ObjectMeta{Name: check.Driver, Labels: map[string]string{"app.kubernetes.io/managed-by": "Helm"}}}
 	for _, test := range []struct {
-		name, versions string
-		ok             bool
+		name, definition, versions string // in place of what all has; empty removes it
+		upgrade, ok                bool
 	}{
-		{"ours", version("v1", true, true) + "," + version("v1beta1", true, true), true},
-		{"Istio's", version("v1", true, false) + "," + version("v1beta1", true, false), false},
-		{"one version prunes", version("v1", true, true) + "," + version("v1beta1", true, false), false},
-		{"a version that is not served prunes", version("v1", true, true) + "," + version("v1beta1", false, false), true},
-		{"no v1", version("v1beta1", true, true), false},
-		{"v1 is not served", version("v1", false, true) + "," + version("v1beta1", true, true), false},
-		{"no versions", "", false},
+		{"ours", policies, both, false, true},
+		{"ours, an upgrade", policies, both, true, true},
+		{"not there yet", policies, "", false, true},
+		{"not there, an upgrade", policies, "", true, false},
+		{"a kind of ours is not there, an upgrade", grants, "", true, false},
+		{"Istio's", policies, version("v1", true, false) + "," + version("v1beta1", true, false), false, false},
+		{"Istio's, of another kind", peers, version("v1", true, false), false, false},
+		{"one version prunes", policies, version("v1", true, true) + "," + version("v1beta1", true, false), false, false},
+		{"a version that is not served prunes", policies, version("v1", true, true) + "," + version("v1beta1", false, false), false, true},
+		{"no v1", policies, version("v1beta1", true, true), false, false},
+		{"v1 is not served", policies, version("v1", false, true) + "," + version("v1beta1", true, true), false, false},
+		{"another version of ours", grants, version("v1", true, true), false, false},
+		{"no versions", policies, " ", false, false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			client := cluster("v1.37.2", func(authorizationv1.ResourceAttributes) bool { return true }, node("good", "linux", "6.12.1", 0))
-			findings, err := check.Before(t.Context(), client, func(context.Context, string) ([]byte, error) {
-				return []byte(`{"spec": {"versions": [` + test.versions + `]}}`), nil
+			objects := []runtime.Object{node("good", "linux", "6.12.1", 0)}
+			if test.upgrade {
+				objects = append(objects, installed)
+			}
+			client := cluster("v1.37.2", func(authorizationv1.ResourceAttributes) bool { return true }, objects...)
+			findings, err := check.Before(t.Context(), client, func(ctx context.Context, name string) ([]byte, error) {
+				versions, ok := all[name]
+				if name == test.definition {
+					versions = test.versions
+				}
+				if !ok || versions == "" {
+					return absent(ctx, name)
+				}
+				return []byte(`{"spec": {"versions": [` + versions + `]}}`), nil
 			})
 			if err != nil {
 				t.Fatal(err)
 			}
 			last := findings[len(findings)-1]
-			if last.Check != "policies" || last.OK != test.ok || last.OK == (last.Fix != "") {
+			if last.Check != "policies" || last.OK != test.ok || last.OK == (last.Fix != "") || !last.OK && !strings.Contains(last.Detail, test.definition) {
 				t.Errorf("got %+v, want ok %v", last, test.ok)
 			}
 		})
