@@ -20,11 +20,13 @@ import (
 )
 
 // built are the features that the compiler and the sidecar have.
-const built = rbactest.HTTP2
+const built = rbactest.HTTP2 | rbactest.Addresses | rbactest.ServerNames | rbactest.Hosts | rbactest.Headers | rbactest.TrustDomains |
+	rbactest.AnyDomain | rbactest.Templates | rbactest.Conditions | rbactest.Expressions | rbactest.Compat
 
 var (
 	caseCount = flag.Int("cases", defaultCases(), "how many random cases evaluators must agree on; also ISTIO_AUTH_CASES")
 	firstSeed = flag.Uint64("seed", 1, "the seed of the first round of cases")
+	features  = flag.Uint("features", uint(built), "the rbactest.Features of cases, as a number")
 )
 
 func defaultCases() int {
@@ -68,7 +70,7 @@ const maxShrunk = 3
 
 // roundOf makes at most n cases, callsOfSet of a set each.
 func roundOf(seed uint64, n int) []rbactest.Case {
-	g := rbactest.New(seed, built)
+	g := rbactest.New(seed, rbactest.Features(*features))
 	var cases []rbactest.Case
 	for set := 0; len(cases) < n; set++ {
 		c := g.Case()
@@ -98,7 +100,12 @@ func decideAll(t *testing.T, ca *authority, cases []rbactest.Case, n *tally) []m
 		http2 bool
 	}
 	byLine := map[line][]rbactest.Case{}
+	var tcp []rbactest.Case
 	for _, c := range cases {
+		if c.Call.TCP {
+			tcp = append(tcp, c)
+			continue
+		}
 		at := line{c.Call.Connection, c.Call.HTTP2}
 		byLine[at] = append(byLine[at], c)
 	}
@@ -132,6 +139,9 @@ func decideAll(t *testing.T, ca *authority, cases []rbactest.Case, n *tally) []m
 		})
 	}
 	wait.Wait()
+	if len(tcp) > 0 {
+		found = append(found, decideTCP(t, ca, tcp, n)...)
+	}
 	slices.SortFunc(found, func(a, b mismatch) int { return len(a.input.String()) - len(b.input.String()) })
 	return found
 }
@@ -207,12 +217,20 @@ func judge(s sender, set rbac.Set, a rbactest.Case, n *tally) mismatch {
 		return m
 	}
 	req, err := a.Request()
-	if err != nil {
+	// What has no canonical path must be refused before the filters are asked,
+	// and what has no host may be.
+	refused := (got.code == 400 || got.code == 0) && !strings.HasPrefix(got.details, "rbac")
+	switch {
+	case err != nil:
 		n.add("no canonical path")
-		m.want = "400"
-		if m.got = fmt.Sprint(got.code); strings.HasPrefix(got.details, "rbac") {
-			m.got += " by the filter"
+		if m.want = "refused"; refused {
+			m.got = "refused"
+		} else {
+			m.got = fmt.Sprintf("%+v", got)
 		}
+		return m
+	case refused && (rbac.FoldHost(req.Host) == "" || got.details == "http1.invalid_url" && !strings.HasPrefix(a.Call.Target, "/")):
+		n.add("no host")
 		return m
 	}
 	v := eval.Decide(set, req)

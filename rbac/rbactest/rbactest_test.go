@@ -53,7 +53,7 @@ func TestCallsMeetRules(t *testing.T) {
 		{"plain", 0, map[eval.Reason]int{eval.AllowRule: 50, eval.DenyRule: 50, eval.NoAllow: 50, eval.NoAllowMatch: 50, eval.BadPath: 2, eval.NoIdentity: 10, "refused": 20}},
 		{"everything", rbactest.Everything, map[eval.Reason]int{
 			eval.AllowRule: 50, eval.DenyRule: 50, eval.NoAllow: 50, eval.NoAllowMatch: 50, eval.BadPath: 2, eval.NoIdentity: 10, eval.NoProvider: 2,
-			"refused": 20, "asked": 20, "audited": 20, "tcp": 50, "plaintext": 50, "dry": 20,
+			"refused": 20, "asked": 20, "audited": 20, "tcp": 20, "plaintext": 50, "dry": 20,
 		}},
 	} {
 		g := rbactest.New(4, row.features)

@@ -2,6 +2,7 @@ package rbactest
 
 import (
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/istio-auth/istio-auth/rbac"
@@ -49,6 +50,7 @@ func (c Call) Request() (rbac.Request, error) {
 	if _, rest, absolute := strings.Cut(c.Target, "://"); absolute && !strings.HasPrefix(c.Target, "/") {
 		req.Host, _, _ = strings.Cut(rest, "/") // RFC 9112 §3.2.2
 	}
+	req.Host = withoutPort(req.Host)
 	for _, h := range c.Headers {
 		if req.Headers == nil {
 			req.Headers = map[string][]string{}
@@ -61,6 +63,24 @@ func (c Call) Request() (rbac.Request, error) {
 	var err error
 	req.Path, err = rbac.CanonicalPath(c.Target)
 	return req, err
+}
+
+// withoutPort is what our sidecar leaves of an authority, before policy and the
+// application see it: without the dot at the end of the host, and without a port
+// that is a number of 32 bits.
+func withoutPort(authority string) string {
+	switch dot := strings.LastIndexByte(authority, '.'); {
+	case dot >= 0 && dot == len(authority)-1:
+		authority = authority[:dot]
+	case dot >= 0 && authority[dot+1] == ':':
+		authority = authority[:dot] + authority[dot+1:]
+	}
+	if colon := strings.LastIndexByte(authority, ':'); colon > strings.LastIndexByte(authority, ']') {
+		if _, err := strconv.ParseUint(authority[colon+1:], 10, 32); err == nil {
+			authority = authority[:colon]
+		}
+	}
+	return authority
 }
 
 // splitScopes is as [rbac.Token] has it.
@@ -83,7 +103,7 @@ func splitScopes(claims map[string]any) map[string]any {
 func (g *Generator) Call(policies []rbac.Policy) Call {
 	near := literalsOf(policies)
 	c := Call{Connection: g.connection(near)}
-	if g.features.has(Connections) && g.chance(12) {
+	if g.features.has(Connections) && g.chance(4) {
 		c.TCP = true
 		return c
 	}
@@ -94,7 +114,11 @@ func (g *Generator) Call(policies []rbac.Policy) Call {
 	}
 	c.Authority = g.authority(near)
 	if g.features.has(Hosts) && !c.HTTP2 && g.chance(3) {
-		c.Target = "http://" + g.authority(near) + c.Target
+		// Envoy takes more authorities there than rbac.CanonicalPath does.
+		absolute := "http://" + g.authority(near)
+		if _, err := rbac.CanonicalPath(absolute); err == nil {
+			c.Target = absolute + c.Target
+		}
 	}
 	if g.features.has(Headers) {
 		c.Headers = g.headers(near)
