@@ -27,6 +27,11 @@ const (
 func build(set rbac.Set) ([]*stream.Resource, error) {
 	filters := map[string]func() (*anypb.Any, error){
 		FilterName: func() (*anypb.Any, error) { return compile.HTTP(set) },
+		AuditName:  func() (*anypb.Any, error) { return compile.Audit(set) },
+		TokensName: func() (*anypb.Any, error) { return compile.Tokens(set) },
+	}
+	for _, provider := range set.Providers() {
+		filters[CustomPrefix+provider] = func() (*anypb.Any, error) { return compile.Custom(set, provider) }
 	}
 	var resources []*stream.Resource
 	for name, make := range filters {

@@ -16,6 +16,7 @@ import (
 	"github.com/istio-auth/istio-auth/attest"
 	"github.com/istio-auth/istio-auth/rbac"
 	"github.com/istio-auth/istio-auth/rbac/distribute/policypb"
+	"github.com/istio-auth/istio-auth/rbac/parse"
 	"github.com/istio-auth/istio-auth/sds/stream"
 )
 
@@ -293,13 +294,13 @@ func (f *Filters) set(pod attest.Pod, m *policypb.WorkloadPolicies) (rbac.Set, e
 	if target.Foreign, err = domains(m.Foreign); err != nil {
 		return rbac.Set{}, err
 	}
-	policies, err := read(m.Policies, target, wire, func(p rbac.Policy) object {
+	policies, err := read(m.Policies, target, policyOf, func(p rbac.Policy) object {
 		return object{p.Namespace, p.Name, p.Selector, p.Targets}
 	})
 	if err != nil {
 		return rbac.Set{}, err
 	}
-	requests, err := read(m.Requests, target, wireRequest, func(r rbac.RequestAuthentication) object {
+	requests, err := read(m.Requests, target, requestOf, func(r rbac.RequestAuthentication) object {
 		return object{r.Namespace, r.Name, r.Selector, r.Targets}
 	})
 	if err != nil {
@@ -354,6 +355,30 @@ func read[V any](messages []*policypb.Policy, target rbac.Target, parse func([]b
 		values = append(values, v)
 	}
 	return values, nil
+}
+
+// policyOf reads an object that is one policy.
+func policyOf(source []byte) (rbac.Policy, error) {
+	o, err := parse.Wire(source)
+	if err == nil && len(o.Policies) != 1 {
+		err = errors.New("no AuthorizationPolicy")
+	}
+	if err != nil {
+		return rbac.Policy{}, err
+	}
+	return o.Policies[0], nil
+}
+
+// requestOf reads an object that is one RequestAuthentication.
+func requestOf(source []byte) (rbac.RequestAuthentication, error) {
+	o, err := parse.Wire(source)
+	if err == nil && len(o.Requests) != 1 {
+		err = errors.New("no RequestAuthentication")
+	}
+	if err != nil {
+		return rbac.RequestAuthentication{}, err
+	}
+	return o.Requests[0], nil
 }
 
 // filter builds a set, once for all the pods that it applies to.

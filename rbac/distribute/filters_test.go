@@ -168,6 +168,13 @@ func TestApplyRefuses(t *testing.T) {
 	source := func(text string) func(testing.TB) []byte {
 		return edit(func(m *policypb.WorkloadPolicies) { m.Policies[0].Source = []byte(text) })
 	}
+	request := rbac.RequestAuthentication{Namespace: "shop", Name: "r", Rules: []rbac.TokenRule{{Issuer: "https://issuer.test"}}}
+	with := func(source []byte) func(testing.TB) []byte {
+		return edit(func(m *policypb.WorkloadPolicies) {
+			m.Requests = []*policypb.Policy{{Namespace: "shop", Name: "r", Source: source}}
+		})
+	}
+	const head = `{"apiVersion":"security.istio.io/v1","kind":"AuthorizationPolicy","metadata":{"name":"p","namespace":"shop"},"spec":`
 	table := map[string]struct {
 		body   func(testing.TB) []byte
 		reason string
@@ -188,12 +195,38 @@ func TestApplyRefuses(t *testing.T) {
 		"foreign policy":       {edit(func(m *policypb.WorkloadPolicies) { *m = *message(t, pod("web"), policy("other", "p", allowA)) }), "does-not-apply"},
 		"twice":                {edit(func(m *policypb.WorkloadPolicies) { m.Policies = append(m.Policies, m.Policies[0]) }), "duplicate-policy"},
 		"misnamed":             {edit(func(m *policypb.WorkloadPolicies) { m.Policies[0].Name = "q" }), "misnamed-policy"},
-		"two in one":           {source(policy("shop", "p", allowA) + policy("shop", "q", allowA)), "bad-policy"},
-		"selector":             {source(policy("shop", "p", `{selector: {matchLabels: {a: b}}, rules: [{}]}`)), "selector-left"},
+		"two in one":           {source(string(parse.JSON(policies(t, good)[0])) + string(parse.JSON(policies(t, good)[0]))), "bad-policy"},
+		"selector":             {source(string(parse.JSON(policies(t, policy("shop", "p", `{selector: {matchLabels: {a: b}}, rules: [{}]}`))[0]))), "selector-left"},
 		"no source":            {source(""), "bad-policy"},
-		"no YAML":              {source("{"), "bad-policy"},
-		"unknown key":          {source(policy("shop", "p", `{rulez: []}`)), "bad-policy"},
-		"unsupported":          {source(policy("shop", "p", `{rules: [{when: [{key: source.ip, values: ["1.2.3.4"]}]}]}`)), "bad-policy"},
+		"no JSON":              {source("{"), "bad-policy"},
+		"YAML":                 {source(good), "bad-policy"},
+		"unknown key":          {source(head + `{"action":"ALLOW","rulez":[]}}`), "bad-policy"},
+		"unknown action":       {source(head + `{"action":"ALLOWED"}}`), "bad-policy"},
+		"unknown attribute":    {source(head + `{"action":"DENY","rules":[{"tests":[{"key":"source.mood","values":["x"]}]}]}}`), "bad-policy"},
+		"another kind":         {source(string(parse.RequestJSON(request))), "bad-policy"},
+		"good request":         {with(parse.RequestJSON(request)), ""},
+		"request of the root": {edit(func(m *policypb.WorkloadPolicies) {
+			r := request
+			r.Namespace = "root"
+			m.Requests = []*policypb.Policy{{Namespace: "root", Name: "r", Source: parse.RequestJSON(r)}}
+		}), ""},
+		"misnamed request": {edit(func(m *policypb.WorkloadPolicies) {
+			m.Requests = []*policypb.Policy{{Namespace: "shop", Name: "x", Source: parse.RequestJSON(request)}}
+		}), "misnamed-policy"},
+		"foreign request": {edit(func(m *policypb.WorkloadPolicies) {
+			r := request
+			r.Namespace = "other"
+			m.Requests = []*policypb.Policy{{Namespace: "other", Name: "r", Source: parse.RequestJSON(r)}}
+		}), "does-not-apply"},
+		"request twice": {edit(func(m *policypb.WorkloadPolicies) {
+			r := &policypb.Policy{Namespace: "shop", Name: "r", Source: parse.RequestJSON(request)}
+			m.Requests = []*policypb.Policy{r, r}
+		}), "duplicate-policy"},
+		"no request":      {with([]byte("{}")), "bad-policy"},
+		"policy, request": {with(parse.JSON(policies(t, good)[0])), "bad-policy"},
+		"bad alias":       {edit(func(m *policypb.WorkloadPolicies) { m.Aliases = []string{"Cluster.Local"} }), "bad-trust-domain"},
+		"bad foreign":     {edit(func(m *policypb.WorkloadPolicies) { m.Foreign = []string{"a/b"} }), "bad-trust-domain"},
+		"good alias":      {edit(func(m *policypb.WorkloadPolicies) { m.Aliases = []string{"cluster.local"} }), ""},
 		"too large": {edit(func(m *policypb.WorkloadPolicies) {
 			m.Policies[0].Source = append(m.Policies[0].Source, bytes.Repeat([]byte{' '}, distribute.MaxSize)...)
 		}), "too-large"},
@@ -203,7 +236,7 @@ func TestApplyRefuses(t *testing.T) {
 			}
 		}), "too-many-policies"},
 	}
-	if got, want := len(table), 24; got != want {
+	if got, want := len(table), 37; got != want {
 		t.Fatalf("%d rows, want %d", got, want)
 	}
 	for name, row := range table {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -17,6 +18,7 @@ import (
 	"github.com/istio-auth/istio-auth/attest"
 	"github.com/istio-auth/istio-auth/rbac"
 	"github.com/istio-auth/istio-auth/rbac/distribute/policypb"
+	"github.com/istio-auth/istio-auth/rbac/parse"
 	"github.com/istio-auth/istio-auth/sds/stream"
 )
 
@@ -25,11 +27,12 @@ import (
 func aPod(t *testing.T, namespace, name string, size int) (attest.Pod, []byte) {
 	t.Helper()
 	p := attest.Pod{Namespace: namespace, Name: name, UID: "uid-" + name, ServiceAccount: "x"}
-	source := fmt.Appendf(nil, `{"apiVersion":"security.istio.io/v1","kind":"AuthorizationPolicy","metadata":{"name":%q,"namespace":%q},"spec":{}}`, name, namespace)
+	source := parse.JSON(rbac.Policy{Namespace: namespace, Name: name, Action: rbac.Allow})
 	m := &policypb.WorkloadPolicies{PodUid: p.UID, Namespace: namespace, ServiceAccount: "x", TrustDomain: "td.test"}
 	m.Policies = append(m.Policies, &policypb.Policy{Namespace: namespace, Name: name, Source: source})
 	for i := 0; proto.Size(m) < size; i++ {
-		source := fmt.Appendf(nil, `{"apiVersion":"security.istio.io/v1","kind":"AuthorizationPolicy","metadata":{"name":"more-%d","namespace":%q},"spec":{}}%s`, i, namespace, bytes.Repeat([]byte{' '}, min(size, 50<<10)))
+		source := parse.JSON(rbac.Policy{Namespace: namespace, Name: fmt.Sprint("more-", i), Action: rbac.Allow})
+		source = append(source, bytes.Repeat([]byte{' '}, min(size, 50<<10))...)
 		m.Policies = append(m.Policies, &policypb.Policy{Namespace: namespace, Name: fmt.Sprint("more-", i), Source: source})
 	}
 	body, err := proto.Marshal(m)
@@ -53,7 +56,7 @@ func TestAHeavySetDelaysNobodyElse(t *testing.T) {
 			return []*stream.Resource{{Name: FilterName, Version: fmt.Sprint(set.Len())}}, nil
 		}
 		ctx, cancel := context.WithCancel(t.Context())
-		r := &run{Client: Client{Answers: f}}
+		r := &run{Client: Client{Answers: f, Log: slog.New(slog.DiscardHandler)}}
 		a := newApplier(ctx, r)
 		response := &discoveryv3.DeltaDiscoveryResponse{Nonce: "1"}
 		add := func(namespace, name string, size int) {
@@ -97,7 +100,7 @@ func TestChangesOfALargeSetGoOutTogether(t *testing.T) {
 		}
 		p, body := aPod(t, "shop", "web", 600<<10)
 		f.Add(p)
-		a := newApplier(t.Context(), &run{Client: Client{Answers: f}})
+		a := newApplier(t.Context(), &run{Client: Client{Answers: f, Log: slog.New(slog.DiscardHandler)}})
 		answered := 0
 		done := make(chan struct{})
 		go func() {

@@ -274,7 +274,7 @@ func (h *home) request(i int) *policypb.Policy {
 	if h.requestMessages[i] == nil {
 		r := h.requests[i]
 		r.Selector = nil
-		h.requestMessages[i] = &policypb.Policy{Namespace: r.Namespace, Name: r.Name, Source: requestJSON(r)}
+		h.requestMessages[i] = &policypb.Policy{Namespace: r.Namespace, Name: r.Name, Source: parse.RequestJSON(r)}
 	}
 	return h.requestMessages[i]
 }
