@@ -59,7 +59,7 @@ nodeagent/workloadapi : nodeagent
 
 rbac                     :
 rbac/cel                 : rbac
-rbac/compile             : rbac
+rbac/compile             : rbac rbac/jwks
 rbac/distribute          : attest rbac rbac/compile rbac/distribute/policypb rbac/parse sds/stream
 rbac/distribute/policypb :
 rbac/eval                : rbac
@@ -68,6 +68,7 @@ rbac/jwks                : mtls
 rbac/interpret           : rbac
 rbac/kube                : rbac rbac/parse
 rbac/parse               : rbac rbac/jwks
+rbac/token               : rbac rbac/jwks
 rbac/rbactest            : rbac rbac/compile rbac/eval rbac/parse
 
 mesh               :
