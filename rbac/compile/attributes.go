@@ -240,7 +240,7 @@ func likeSegments(in input, segments []string, end string) formula {
 			if !wild {
 				return beginsPath(in, lead.String()+"/")
 			}
-			return template(in, re.String()+"/(?s:.*)", lead.String())
+			return template(in, "(?s)"+re.String()+"/.*", lead.String())
 		}
 		if s == rbac.AnySegment {
 			re.WriteString("/[^/]+")
