@@ -27,7 +27,7 @@ import (
 const (
 	MaxText   = 4 << 10 // bytes
 	MaxValues = 256     // values that attributes are compared with
-	MaxDepth  = 32      // levels of and, or, not
+	MaxDepth  = 24      // levels of and, or, not
 )
 
 // ErrRefused is what every refusal is, by errors.Is.
