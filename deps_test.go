@@ -58,6 +58,7 @@ nodeagent/store       : attest nodeagent
 nodeagent/workloadapi : nodeagent
 
 rbac                     :
+rbac/access              : rbac rbac/cel rbac/parse
 rbac/cel                 : rbac
 rbac/compile             : rbac rbac/jwks
 rbac/distribute          : attest rbac rbac/compile rbac/distribute/policypb rbac/parse sds/stream
