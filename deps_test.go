@@ -59,6 +59,7 @@ nodeagent/workloadapi : nodeagent
 
 rbac                     :
 rbac/access              : rbac rbac/cel rbac/parse
+rbac/analyze             : rbac rbac/parse
 rbac/cel                 : rbac
 rbac/compile             : rbac rbac/jwks
 rbac/distribute          : attest rbac rbac/compile rbac/distribute/policypb rbac/parse sds/stream
@@ -66,6 +67,7 @@ rbac/distribute/policypb :
 rbac/eval                : rbac
 rbac/files               : rbac rbac/parse
 rbac/jwks                : mtls
+rbac/index               : rbac rbac/eval
 rbac/interpret           : rbac
 rbac/kube                : rbac rbac/parse
 rbac/parse               : rbac rbac/jwks
