@@ -51,7 +51,10 @@ func isFolded(path string) bool {
 	before := byte('/')
 	for i := 1; i < len(path); i++ {
 		b := path[i]
-		if 'A' <= b && b <= 'Z' || strings.IndexByte("%\\;?#\x00", b) >= 0 || b == '/' && strings.IndexByte("/. ", before) >= 0 {
+		if _, encoded := escaped(path[i:]); encoded {
+			return false
+		}
+		if 'A' <= b && b <= 'Z' || strings.IndexByte("\\;?#\x00", b) >= 0 || b == '/' && strings.IndexByte("/. ", before) >= 0 {
 			return false
 		}
 		before = b
@@ -106,7 +109,7 @@ func FoldHost(authority string) string {
 		}) || address == "" {
 			return ""
 		}
-		return "[" + address + "]"
+		return host[:len("[]")+len(address)]
 	}
 	name, port, hasPort := strings.Cut(host, ":")
 	if hasPort && !isPortSuffix(":"+port) {
