@@ -21,15 +21,13 @@ import (
 // What authors cannot write (an expression, and a clause of other attributes, or
 // in another order, than theirs) stands in fields that Wire alone takes.
 func JSON(p rbac.Policy) []byte {
-	o := object(policyKind, p.Namespace, p.Name)
-	annotations := map[string]string{}
+	m := metadataJSON{Namespace: p.Namespace, Name: p.Name, Annotations: map[string]string{}}
 	if p.DryRun {
-		annotations[dryRun] = "true"
+		m.Annotations[dryRun] = "true"
 	}
 	if p.IstioCompat {
-		annotations[compat] = istioCompat
+		m.Annotations[compat] = istioCompat
 	}
-	o.Metadata.Annotations = annotations
 	spec := policyJSON{Action: p.Action.String(), attachmentJSON: attachmentOf(p.Selector, p.Targets)}
 	if p.Provider != "" {
 		spec.Provider = &providerJSON{p.Provider}
@@ -38,7 +36,7 @@ func JSON(p rbac.Policy) []byte {
 	for _, r := range p.Rules {
 		spec.Rules = append(spec.Rules, w.rule(r))
 	}
-	return encode(o, spec)
+	return marshal(policyKind, m, spec)
 }
 
 // RequestJSON is the canonical source of a RequestAuthentication, likewise. Keys
@@ -69,14 +67,14 @@ func RequestJSON(a rbac.RequestAuthentication) []byte {
 		}
 		spec.Rules = append(spec.Rules, rule)
 	}
-	return encode(object(requestKind, a.Namespace, a.Name), spec)
+	return marshal(requestKind, metadataJSON{Namespace: a.Namespace, Name: a.Name}, spec)
 }
 
 // PeerJSON is the canonical source of a PeerAuthentication, likewise.
 func PeerJSON(a rbac.PeerAuthentication) []byte {
-	o := object(peerKind, a.Namespace, a.Name)
+	m := metadataJSON{Namespace: a.Namespace, Name: a.Name}
 	if !a.Created.IsZero() {
-		o.Metadata.Created = a.Created.UTC().Format(time.RFC3339Nano)
+		m.Created = a.Created.UTC().Format(time.RFC3339Nano)
 	}
 	spec := peerJSON{}
 	if len(a.Selector) > 0 {
@@ -91,16 +89,16 @@ func PeerJSON(a rbac.PeerAuthentication) []byte {
 		}
 		spec.Ports[strconv.Itoa(int(port))] = modeJSON{a.Ports[port].String()}
 	}
-	return encode(o, spec)
+	return marshal(peerKind, m, spec)
 }
 
 // The canonical form. Keys of an object stand in the order of the alphabet.
 type (
-	objectJSON struct {
-		APIVersion string          `json:"apiVersion"`
-		Kind       string          `json:"kind"`
-		Metadata   metadataJSON    `json:"metadata"`
-		Spec       json.RawMessage `json:"spec"`
+	objectJSON[Spec any] struct {
+		APIVersion string       `json:"apiVersion"`
+		Kind       string       `json:"kind"`
+		Metadata   metadataJSON `json:"metadata"`
+		Spec       *Spec        `json:"spec"`
 	}
 	metadataJSON struct {
 		Annotations map[string]string `json:"annotations,omitempty"`
@@ -206,20 +204,14 @@ var (
 	howWords = map[rbac.Kind]string{rbac.Exact: "exact", rbac.Prefix: "prefix", rbac.Suffix: "suffix"}
 )
 
-func object(kind, namespace, name string) objectJSON {
-	return objectJSON{APIVersion: group + "/v1", Kind: kind, Metadata: metadataJSON{Namespace: namespace, Name: name}}
-}
+// version is that of the canonical form.
+const version = group + "/v1"
 
-func encode(o objectJSON, spec any) []byte {
-	o.Spec = marshal(spec)
-	return marshal(o)
-}
-
-func marshal(v any) []byte {
+func marshal[Spec any](kind string, m metadataJSON, spec Spec) []byte {
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)
 	e.SetEscapeHTML(false)
-	if err := e.Encode(v); err != nil {
+	if err := e.Encode(objectJSON[Spec]{version, kind, m, &spec}); err != nil {
 		panic(fmt.Sprintf("parse: strings that are no JSON: %v", err)) // cannot be
 	}
 	return bytes.TrimSuffix(b.Bytes(), []byte("\n"))

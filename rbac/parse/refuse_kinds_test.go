@@ -233,15 +233,16 @@ func TestKinds(t *testing.T) {
 
 // wires are texts that Wire refuses: what it is, and why.
 var wires = []struct{ name, text, reason string }{
-	{"nothing", "", "bad-json"},
-	{"no object", "[]", "bad-json"},
+	{"nothing", "", "wrong-kind"},
+	{"no object", "[]", "wrong-kind"},
 	{"an empty object", "{}", "wrong-kind"},
-	{"YAML", "kind: AuthorizationPolicy", "bad-json"},
+	{"YAML", "kind: AuthorizationPolicy", "wrong-kind"},
 	{"two objects", `{"apiVersion":"security.istio.io/v1","kind":"PeerAuthentication","metadata":{"name":"a","namespace":"b"},"spec":{}} {}`, "bad-json"},
 	{"a large one", strings.Repeat(" ", parse.MaxWire+1), "too-long"},
 	{"an older version", `{"apiVersion":"security.istio.io/v1beta1","kind":"AuthorizationPolicy","metadata":{"name":"a","namespace":"b"},"spec":{"action":"ALLOW"}}`, "wrong-kind"},
 	{"another kind", `{"apiVersion":"security.istio.io/v1","kind":"Sidecar","metadata":{"name":"a","namespace":"b"},"spec":{}}`, "wrong-kind"},
-	{"no spec", `{"apiVersion":"security.istio.io/v1","kind":"AuthorizationPolicy","metadata":{"name":"a","namespace":"b"}}`, "bad-json"},
+	{"no spec", `{"apiVersion":"security.istio.io/v1","kind":"AuthorizationPolicy","metadata":{"name":"a","namespace":"b"}}`, "missing-field"},
+	{"kind twice", `{"apiVersion":"security.istio.io/v1","kind":"AuthorizationPolicy","kind":"PeerAuthentication","metadata":{"name":"a","namespace":"b"},"spec":{"action":"ALLOW"}}`, "wrong-kind"},
 	{"no namespace", `{"apiVersion":"security.istio.io/v1","kind":"AuthorizationPolicy","metadata":{"name":"a"},"spec":{"action":"ALLOW"}}`, "bad-name"},
 	{"a bad name", `{"apiVersion":"security.istio.io/v1","kind":"AuthorizationPolicy","metadata":{"name":"A","namespace":"b"},"spec":{"action":"ALLOW"}}`, "bad-name"},
 	{"labels", `{"apiVersion":"security.istio.io/v1","kind":"AuthorizationPolicy","metadata":{"name":"a","namespace":"b","labels":{}},"spec":{"action":"ALLOW"}}`, "bad-json"},
@@ -288,7 +289,7 @@ func wirePolicy(spec string) string {
 }
 
 func TestWireRefuses(t *testing.T) {
-	if got, want := len(wires), 48; got != want {
+	if got, want := len(wires), 49; got != want {
 		t.Errorf("%d rows, want %d", got, want)
 	}
 	for _, r := range wires {

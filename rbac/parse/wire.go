@@ -34,60 +34,76 @@ func Wire(data []byte) (Objects, error) {
 	return Objects{}, e
 }
 
+// beginning is that of every canonical form, before its kind.
+const beginning = `{"apiVersion":"` + version + `","kind":"`
+
 func wireObject(data []byte) (Objects, error) {
-	var o objectJSON
-	if err := strictly(data, &o); err != nil {
-		return Objects{}, err
+	rest, ok := bytes.CutPrefix(data, []byte(beginning))
+	if !ok {
+		return Objects{}, bad("apiVersion", "wrong-kind", "want %s, and the kind", version)
 	}
-	m := o.Metadata
-	switch {
-	case o.APIVersion != group+"/v1":
-		return Objects{}, bad("apiVersion", "wrong-kind", "%.80q: want %s", o.APIVersion, group+"/v1")
-	case !rbac.IsNamespace(m.Namespace):
-		return Objects{}, bad("metadata.namespace", "bad-name", "%.80q", m.Namespace)
-	case !rbac.IsPolicyName(m.Name):
-		return Objects{}, bad("metadata.name", "bad-name", "%.80q", m.Name)
-	case o.Kind != policyKind && len(m.Annotations) > 0:
-		return Objects{}, bad("metadata.annotations", "unknown-annotation", "%d of them", len(m.Annotations))
-	case o.Kind != peerKind && m.Created != "":
-		return Objects{}, bad("metadata.creationTimestamp", "unknown-field", "%.80q", m.Created)
-	}
-	switch o.Kind {
+	kind, _, _ := bytes.Cut(rest, []byte(`"`))
+	switch string(kind) {
 	case policyKind:
+		o, err := strictly[policyJSON](policyKind, data)
+		if err != nil {
+			return Objects{}, err
+		}
 		p, err := wirePolicy(o)
 		return Objects{Policies: []rbac.Policy{p}}, err
 	case requestKind:
+		o, err := strictly[requestJSON](requestKind, data)
+		if err != nil {
+			return Objects{}, err
+		}
 		a, err := wireRequest(o)
 		return Objects{Requests: []rbac.RequestAuthentication{a}}, err
 	case peerKind:
+		o, err := strictly[peerJSON](peerKind, data)
+		if err != nil {
+			return Objects{}, err
+		}
 		a, err := wirePeer(o)
 		return Objects{Peers: []rbac.PeerAuthentication{a}}, err
 	}
-	return Objects{}, bad("kind", "wrong-kind", "%.80q", o.Kind)
+	return Objects{}, bad("kind", "wrong-kind", "%.80q", kind)
 }
 
 func bad(field, reason, format string, args ...any) error {
 	return &Error{Field: field, Reason: reason, Detail: fmt.Sprintf(format, args...)}
 }
 
-// strictly reads one JSON value of known fields.
-func strictly(data []byte, into any) error {
+// strictly reads one object of known fields.
+func strictly[Spec any](kind string, data []byte) (objectJSON[Spec], error) {
+	var o objectJSON[Spec]
 	d := json.NewDecoder(bytes.NewReader(data))
 	d.DisallowUnknownFields()
-	if err := d.Decode(into); err != nil {
-		return err
+	if err := d.Decode(&o); err != nil {
+		return o, err
 	}
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return errors.New("more after the end")
+		return o, errors.New("more after the end")
 	}
-	return nil
+	m := o.Metadata
+	switch {
+	case o.APIVersion != version || o.Kind != kind:
+		return o, bad("kind", "wrong-kind", "%.80q %.80q, and it begins otherwise", o.APIVersion, o.Kind)
+	case o.Spec == nil:
+		return o, bad("spec", "missing-field", "missing")
+	case !rbac.IsNamespace(m.Namespace):
+		return o, bad("metadata.namespace", "bad-name", "%.80q", m.Namespace)
+	case !rbac.IsPolicyName(m.Name):
+		return o, bad("metadata.name", "bad-name", "%.80q", m.Name)
+	case o.Kind != policyKind && len(m.Annotations) > 0:
+		return o, bad("metadata.annotations", "unknown-annotation", "%d of them", len(m.Annotations))
+	case o.Kind != peerKind && m.Created != "":
+		return o, bad("metadata.creationTimestamp", "unknown-field", "%.80q", m.Created)
+	}
+	return o, nil
 }
 
-func wirePolicy(o objectJSON) (rbac.Policy, error) {
-	var spec policyJSON
-	if err := strictly(o.Spec, &spec); err != nil {
-		return rbac.Policy{}, err
-	}
+func wirePolicy(o objectJSON[policyJSON]) (rbac.Policy, error) {
+	spec := *o.Spec
 	p := rbac.Policy{Namespace: o.Metadata.Namespace, Name: o.Metadata.Name}
 	for _, action := range []rbac.Action{rbac.Allow, rbac.Deny, rbac.Audit, rbac.Custom} {
 		if action.String() == spec.Action {
@@ -315,11 +331,8 @@ func wordOf[V comparable](words map[V]string, word string) V {
 	return none
 }
 
-func wireRequest(o objectJSON) (rbac.RequestAuthentication, error) {
-	var spec requestJSON
-	if err := strictly(o.Spec, &spec); err != nil {
-		return rbac.RequestAuthentication{}, err
-	}
+func wireRequest(o objectJSON[requestJSON]) (rbac.RequestAuthentication, error) {
+	spec := *o.Spec
 	a := rbac.RequestAuthentication{Namespace: o.Metadata.Namespace, Name: o.Metadata.Name}
 	a.Selector, a.Targets = spec.read()
 	for i, t := range spec.Rules {
@@ -357,11 +370,8 @@ func wireRequest(o objectJSON) (rbac.RequestAuthentication, error) {
 	return a, nil
 }
 
-func wirePeer(o objectJSON) (rbac.PeerAuthentication, error) {
-	var spec peerJSON
-	if err := strictly(o.Spec, &spec); err != nil {
-		return rbac.PeerAuthentication{}, err
-	}
+func wirePeer(o objectJSON[peerJSON]) (rbac.PeerAuthentication, error) {
+	spec := *o.Spec
 	a := rbac.PeerAuthentication{Namespace: o.Metadata.Namespace, Name: o.Metadata.Name}
 	if o.Metadata.Created != "" {
 		var err error
