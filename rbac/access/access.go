@@ -32,11 +32,14 @@ const (
 	RuleKind  = "AccessRule"
 )
 
-// What the names of policies begin with that were made of our kinds. No
+// What the names of policies begin with that were made of other kinds. No
 // AuthorizationPolicy may have such a name.
 const (
 	GrantPrefix = "accessgrant."
 	RulePrefix  = "accessrule."
+	// RequestPrefix is for what stands in for a RequestAuthentication that cannot
+	// be read: see rbac/kube.
+	RequestPrefix = "requestauthentication."
 )
 
 // Objects are all that authors have written. The zero value is nothing.

@@ -135,11 +135,12 @@ var refusals = []struct{ name, document, reason string }{
 	{"one twice", grant(`subjects: [{namespaces: [a]}]`) + "---\n" + grant(`subjects: [{namespaces: [b]}]`), "duplicate-policy"},
 	{"a policy with the name of a grant", object("AuthorizationPolicy", "accessgrant.x", "{}"), "reserved-name"},
 	{"a policy with the name of a rule", object("AuthorizationPolicy", "accessrule.x", "{}"), "reserved-name"},
+	{"a policy with the name of tokens", object("AuthorizationPolicy", "requestauthentication.x", "{}"), "reserved-name"},
 	{"nothing", "", "empty"},
 }
 
 func TestRefusals(t *testing.T) {
-	if got, want := len(refusals), 96; got != want {
+	if got, want := len(refusals), 97; got != want {
 		t.Errorf("%d rows, want %d", got, want)
 	}
 	for _, row := range refusals {

@@ -1,9 +1,10 @@
-// Package files reads policies from a directory, and again when it changes.
+// Package files reads policies, and all other objects that say what policy is,
+// from a directory, and again when it changes.
 //
 // It is for machines without Kubernetes. A change is seen within half a second.
 // What is being written is not read: a directory counts when two looks at it in
-// a row show the same. A file that is refused keeps its last good policies, so
-// that a slip of the pen opens nothing; a file that is gone takes its policies
+// a row show the same. A file that is refused keeps its last good objects, so
+// that a slip of the pen opens nothing; a file that is gone takes its objects
 // along. What a refused file without a good past was to say nobody knows: until
 // it is read or gone, the set stays whole as it was. Start at [Watch].
 package files
@@ -20,7 +21,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/istio-auth/istio-auth/rbac"
+	"github.com/istio-auth/istio-auth/rbac/access"
 	"github.com/istio-auth/istio-auth/rbac/parse"
 )
 
@@ -31,17 +32,17 @@ const Interval = 150 * time.Millisecond
 // those of another content: file systems' clocks are coarse.
 const racy = 2 * time.Second
 
-// Watch calls emit with all policies of the files in dir (*.yaml, *.yml, *.json;
+// Watch calls emit with all objects of the files in dir (*.yaml, *.yml, *.json;
 // none that begins with a dot; not those in folders) at once, and again after
 // each change, until ctx ends. It calls emit with the whole set, sorted, never
 // twice at once, and with an error that joins what is wrong with which files,
 // [parse.Error]s among others: what such a file last said stays in the set. A
-// policy that two files have is taken from the first by name. While a file is
+// object that two files have is taken from the first by name. While a file is
 // refused that was never good, the set is the one before it came. Watch returns
 // nil when ctx ends, and an error where dir, or one of its files, cannot be read
-// or is refused at the beginning; when dir cannot be read later, all policies
+// or is refused at the beginning; when dir cannot be read later, all objects
 // stay.
-func Watch(ctx context.Context, dir string, emit func([]rbac.Policy, error)) error {
+func Watch(ctx context.Context, dir string, emit func(access.Objects, error)) error {
 	w := &watcher{dir: dir, emit: emit}
 	seen, err := w.look(nil)
 	if err != nil {
@@ -75,12 +76,12 @@ func Watch(ctx context.Context, dir string, emit func([]rbac.Policy, error)) err
 // A watcher is one call of Watch.
 type watcher struct {
 	dir  string
-	emit func([]rbac.Policy, error)
+	emit func(access.Objects, error)
 
-	loaded map[string]file          // what was last emitted
-	good   map[string][]rbac.Policy // by file, the last that was not refused
-	all    []rbac.Policy            // what was last emitted
-	broken bool                     // the directory could not be read when last told
+	loaded map[string]file           // what was last emitted
+	good   map[string]access.Objects // by file, the last that was not refused
+	all    access.Objects            // what was last emitted
+	broken bool                      // the directory could not be read when last told
 }
 
 // A file is what one look saw of it.
@@ -158,50 +159,51 @@ func same(a, b map[string]file) bool {
 }
 
 // load parses what changed and emits the whole. It returns an error, and emits
-// nothing, where a file is refused that was never good: its policies are not
+// nothing, where a file is refused that was never good: its objects are not
 // known, and a file of another name may have had them.
 func (w *watcher) load(seen map[string]file) error {
-	good := map[string][]rbac.Policy{}
+	good := map[string]access.Objects{}
 	var problems []error
 	unknown := false
-	owner := map[string]string{} // of a policy, the file
-	var all []rbac.Policy
+	owner := map[string]string{} // of an object, the file
+	var all access.Objects
 	for _, name := range sortedNames(seen) {
-		policies, err := w.policies(name, seen[name])
+		objects, err := w.objects(name, seen[name])
 		if err != nil {
 			problems = append(problems, err)
-			unknown = unknown || len(policies) == 0 // a good file has one at least
+			unknown = unknown || len(objects.Keys()) == 0 // a good file has one at least
 		}
-		good[name] = policies
-		for _, p := range policies {
-			if first, taken := owner[p.Key()]; taken {
-				problems = append(problems, &parse.Error{Name: filepath.Join(w.dir, name), Reason: "duplicate-policy", Detail: fmt.Sprintf("%s is in %s too, and is taken from there", p.Key(), first)})
-				continue
+		good[name] = objects
+		all.Add(objects.Without(func(key string) bool {
+			first, taken := owner[key]
+			if taken {
+				problems = append(problems, &parse.Error{Name: filepath.Join(w.dir, name), Reason: "duplicate-policy", Detail: fmt.Sprintf("%s is in %s too, and is taken from there", key, first)})
+				return true
 			}
-			owner[p.Key()] = name
-			all = append(all, p)
-		}
+			owner[key] = name
+			return false
+		}))
 	}
 	w.loaded, w.broken = seen, false
 	if unknown {
 		return errors.Join(problems...)
 	}
-	slices.SortFunc(all, rbac.Policy.Compare)
+	all.Sort()
 	w.good, w.all = good, all
 	w.emit(all, errors.Join(problems...))
 	return nil
 }
 
-// policies are the file's, or the last good ones and an error.
-func (w *watcher) policies(name string, f file) ([]rbac.Policy, error) {
+// objects are the file's, or the last good ones and an error.
+func (w *watcher) objects(name string, f file) (access.Objects, error) {
 	if f.err != nil {
 		return w.good[name], f.err
 	}
-	policies, err := parse.Policies(filepath.Join(w.dir, name), f.data)
+	objects, err := access.Read(filepath.Join(w.dir, name), f.data)
 	if err != nil {
 		return w.good[name], err
 	}
-	return policies, nil
+	return objects, nil
 }
 
 // tell emits, once, that the directory cannot be read.

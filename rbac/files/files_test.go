@@ -12,7 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/istio-auth/istio-auth/rbac"
+	"github.com/istio-auth/istio-auth/rbac/access"
 	"github.com/istio-auth/istio-auth/rbac/files"
 	"github.com/istio-auth/istio-auth/rbac/parse"
 )
@@ -47,10 +47,10 @@ func watch(t *testing.T, initial map[string]string, test func(*dir)) {
 		ctx, stop := context.WithCancel(t.Context())
 		done := make(chan error, 1)
 		go func() {
-			done <- files.Watch(ctx, d.path, func(policies []rbac.Policy, err error) {
-				var keys []string
-				for _, p := range policies {
-					keys = append(keys, p.Name+" "+p.Rules[0].To[0].Paths[0].String())
+			done <- files.Watch(ctx, d.path, func(o access.Objects, err error) {
+				keys := o.Keys()
+				for i, p := range o.Policies {
+					keys[i] = p.Name + " " + p.Rules[0].To[0][0].In[0].String()
 				}
 				d.mu.Lock()
 				defer d.mu.Unlock()
@@ -158,7 +158,7 @@ func TestABadFileAtTheBeginning(t *testing.T) {
 			d := &dir{t: t, path: t.TempDir()}
 			d.write("a.yaml", text)
 			d.write("b.yaml", policy("b", "/b"))
-			err := files.Watch(t.Context(), d.path, func([]rbac.Policy, error) { t.Error("emitted") })
+			err := files.Watch(t.Context(), d.path, func(access.Objects, error) { t.Error("emitted") })
 			if !errors.Is(err, parse.ErrRefused) {
 				t.Errorf("got %v, want the refusal", err)
 			}
@@ -226,8 +226,36 @@ func TestTheDirectoryGoes(t *testing.T) {
 }
 
 func TestNoDirectory(t *testing.T) {
-	err := files.Watch(t.Context(), filepath.Join(t.TempDir(), "none"), func([]rbac.Policy, error) { t.Error("emitted") })
+	err := files.Watch(t.Context(), filepath.Join(t.TempDir(), "none"), func(access.Objects, error) { t.Error("emitted") })
 	if !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("got %v, want that it does not exist", err)
 	}
+}
+
+// TestAllKinds: what one file has of a kind is apart from what another has of
+// another, and a bad file keeps all that it had.
+func TestAllKinds(t *testing.T) {
+	object := func(version, kind, name, spec string) string {
+		return fmt.Sprintf("apiVersion: %s\nkind: %s\nmetadata: {name: %s, namespace: shop}\nspec: %s\n---\n", version, kind, name, spec)
+	}
+	const istio, ours = "security.istio.io/v1", "istio-auth.io/v1alpha1"
+	tokens := object(istio, "RequestAuthentication", "x", "{jwtRules: [{issuer: i, jwksUri: https://idp.test/keys}]}")
+	strict := object(istio, "PeerAuthentication", "x", "{mtls: {mode: STRICT}}")
+	role := object(ours, "AccessRole", "x", "{permissions: [{operations: [{methods: [GET]}]}]}")
+	grant := object(ours, "AccessGrant", "x", "{roleRef: {name: x}, subjects: [{namespaces: [a]}]}")
+	rule := object(ours, "AccessRule", "x", `{action: DENY, operations: [{paths: [/r]}]}`)
+	const all = "accessrule.x /r, x /a, RequestAuthentication shop/x, PeerAuthentication shop/x, AccessRole shop/x, AccessGrant shop/x"
+	watch(t, map[string]string{"a.yaml": policy("x", "/a"), "b.yaml": tokens + strict, "c.yaml": role + grant + rule}, func(d *dir) {
+		d.want(1, all, "")
+		d.write("b.yaml", tokens+strings.Replace(strict, "STRICT", "strict", 1))
+		d.want(2, all, "unknown-value")
+		d.write("c.yaml", role+strings.Replace(grant, "subjects", "subject", 1)+rule)
+		d.want(3, all, "unknown-value") // the first of two
+		d.write("b.yaml", strict)
+		d.want(4, strings.Replace(all, "RequestAuthentication shop/x, ", "", 1), "unknown-field")
+		d.write("c.yaml", grant)
+		d.want(5, "x /a, PeerAuthentication shop/x, AccessGrant shop/x", "")
+		d.write("d.yaml", grant)
+		d.want(6, "x /a, PeerAuthentication shop/x, AccessGrant shop/x", "duplicate-policy")
+	})
 }

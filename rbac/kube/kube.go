@@ -1,16 +1,15 @@
-// Package kube reads policies from a Kubernetes API server.
+// Package kube reads policies, and all other objects that say what policy is,
+// from a Kubernetes API server.
 //
-// It follows the AuthorizationPolicies of security.istio.io/v1, reads each as
-// strictly as a file, and hands on whole sets. Start at [Watch].
+// It reads each object as strictly as a file, and hands on whole sets. What stands
+// in for an object that it cannot read is said at [Watch]. Start there.
 package kube
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
-	"strings"
+	"sync"
 	"time"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -19,13 +18,25 @@ import (
 	"k8s.io/client-go/dynamic/dynamicinformer"
 	"k8s.io/client-go/tools/cache"
 
-	"github.com/istio-auth/istio-auth/rbac"
-	"github.com/istio-auth/istio-auth/rbac/parse"
+	"github.com/istio-auth/istio-auth/rbac/access"
 )
 
-// Policies is the resource that is read. It wants the rights get, list and
-// watch, in all namespaces.
-var Policies = schema.GroupVersionResource{Group: "security.istio.io", Version: "v1", Resource: "authorizationpolicies"}
+// Resources are what is read, by kind. They want the rights get, list and watch,
+// in all namespaces.
+var Resources = map[string]schema.GroupVersionResource{
+	policyKind:       {Group: "security.istio.io", Version: "v1", Resource: "authorizationpolicies"},
+	requestKind:      {Group: "security.istio.io", Version: "v1", Resource: "requestauthentications"},
+	peerKind:         {Group: "security.istio.io", Version: "v1", Resource: "peerauthentications"},
+	access.RoleKind:  {Group: "istio-auth.io", Version: "v1alpha1", Resource: "accessroles"},
+	access.GrantKind: {Group: "istio-auth.io", Version: "v1alpha1", Resource: "accessgrants"},
+	access.RuleKind:  {Group: "istio-auth.io", Version: "v1alpha1", Resource: "accessrules"},
+}
+
+const (
+	policyKind  = "AuthorizationPolicy"
+	requestKind = "RequestAuthentication"
+	peerKind    = "PeerAuthentication"
+)
 
 // settle is how long changes are gathered before a set is handed on, so that
 // what is applied together takes effect together.
@@ -40,66 +51,74 @@ type Config struct {
 
 // A BadObject is an object that was refused.
 type BadObject struct {
-	Namespace, Name string
-	// Replaced says what is in force instead: "last-good", or "deny-all" for an
-	// object of which no good version has been seen.
+	Kind, Namespace, Name string
+	// Replaced says what is in force instead: "last-good", or where no good version
+	// has been seen, what [Watch] says.
 	Replaced string
 	Err      error // of package parse
 }
 
 func (b *BadObject) Error() string {
-	return fmt.Sprintf("policy %s/%s (in force: %s): %v", b.Namespace, b.Name, b.Replaced, b.Err)
+	return fmt.Sprintf("%s %s/%s (in force: %s): %v", b.Kind, b.Namespace, b.Name, b.Replaced, b.Err)
 }
 
 // Unwrap gives the error beneath.
 func (b *BadObject) Unwrap() error { return b.Err }
 
-// Watch calls emit with all policies once they have been listed, and again on
+// Watch calls emit with all objects once every kind has been listed, and again on
 // each change, until ctx ends; it returns nil then. While the API server cannot
-// be read nothing is emitted: what is in force stays.
+// be read, or has no definition of one of the kinds, nothing is emitted: what is
+// in force stays.
 //
 // The error of an emit joins a [*BadObject] for each object that was refused.
-// Its last good version stays among the policies. Where there is none, as for a
-// new object or after a restart, a policy of its name denies everything that it
-// may have selected: to leave it out could let in whom it was to keep out.
-func Watch(ctx context.Context, c Config, emit func([]rbac.Policy, error)) error {
-	log := c.Log
-	if log == nil {
-		log = slog.New(slog.DiscardHandler)
+// Its last good version stays among the objects. Where there is none, as for a
+// new object or after a restart, what stands in for it is closed, since to leave
+// it out could let in whom it was to keep out:
+//
+//   - deny-all, for an AuthorizationPolicy and an AccessRule: everything is refused
+//     that it may have selected.
+//   - allow-none, for an AccessGrant: it is a grant that allows nothing.
+//   - none, for an AccessRole: grants of it allow nothing.
+//   - strict, for a PeerAuthentication: what it may have selected takes mutual TLS
+//     only, whatever younger ones of the same scope say.
+//   - none, for a RequestAuthentication: tokens of its issuers are not verified,
+//     and make nobody an end user. Rules that want one allow nobody, and rules that
+//     deny whoever is none deny all. A rule that denies some end users alone does
+//     not see them, as it does not where they send no token. But where it may have
+//     told claims to the application in headers, it is deny-all: it also drops what
+//     clients send under these names.
+func Watch(ctx context.Context, c Config, emit func(access.Objects, error)) error {
+	w := &watch{log: c.Log, wake: make(chan struct{}, 1)}
+	if w.log == nil {
+		w.log = slog.New(slog.DiscardHandler)
 	}
-	informer := dynamicinformer.NewFilteredDynamicInformer(c.Client, Policies, "", 0, cache.Indexers{}, nil).Informer()
-	wake := make(chan struct{}, 1)
-	changed := func() {
-		select {
-		case wake <- struct{}{}:
-		default:
+	var running sync.WaitGroup
+	defer running.Wait()
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	var informers []cache.SharedIndexInformer
+	for kind, resource := range Resources {
+		informer, err := w.informer(c.Client, kind, resource)
+		if err != nil {
+			return fmt.Errorf("watching %s: %w", kind, err)
 		}
+		informers = append(informers, informer)
+		running.Go(func() { informer.RunWithContext(ctx) })
 	}
-	if err := informer.SetTransform(slim); err != nil {
-		return fmt.Errorf("watching policies: %w", err)
-	}
-	err := informer.SetWatchErrorHandlerWithContext(func(ctx context.Context, _ *cache.Reflector, err error) {
-		log.WarnContext(ctx, "policies cannot be read; what is in force stays", "err", err)
-	})
-	if err != nil {
-		return fmt.Errorf("watching policies: %w", err)
-	}
-	if _, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
-		AddFunc: func(any) { changed() }, UpdateFunc: func(any, any) { changed() }, DeleteFunc: func(any) { changed() },
-	}); err != nil {
-		return fmt.Errorf("watching policies: %w", err)
-	}
-	done := make(chan struct{})
-	go func() { defer close(done); informer.RunWithContext(ctx) }()
-	defer func() { <-done }()
-	if !cache.WaitForCacheSync(ctx.Done(), informer.HasSynced) {
-		return nil
+	for _, informer := range informers {
+		if !cache.WaitForCacheSync(ctx.Done(), informer.HasSynced) {
+			return nil
+		}
 	}
 	r := reader{}
 	for {
-		emit(r.read(informer.GetStore().List()))
+		var objects []any
+		for _, informer := range informers {
+			objects = append(objects, informer.GetStore().List()...)
+		}
+		emit(r.read(objects))
 		select {
-		case <-wake:
+		case <-w.wake:
 		case <-ctx.Done():
 			return nil
 		}
@@ -111,8 +130,38 @@ func Watch(ctx context.Context, c Config, emit func([]rbac.Policy, error)) error
 	}
 }
 
-// slim drops what says nothing about the policy and may be long: a policy's
-// limit is for what its author wrote.
+// A watch is one call of Watch.
+type watch struct {
+	log  *slog.Logger
+	wake chan struct{} // has something in it after a change
+}
+
+// informer follows one kind.
+func (w *watch) informer(client dynamic.Interface, kind string, resource schema.GroupVersionResource) (cache.SharedIndexInformer, error) {
+	informer := dynamicinformer.NewFilteredDynamicInformer(client, resource, "", 0, cache.Indexers{}, nil).Informer()
+	changed := func() {
+		select {
+		case w.wake <- struct{}{}:
+		default:
+		}
+	}
+	if err := informer.SetTransform(slim); err != nil {
+		return nil, err
+	}
+	err := informer.SetWatchErrorHandlerWithContext(func(ctx context.Context, _ *cache.Reflector, err error) {
+		w.log.WarnContext(ctx, "policies cannot be read; what is in force stays", "kind", kind, "err", err)
+	})
+	if err != nil {
+		return nil, err
+	}
+	_, err = informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc: func(any) { changed() }, UpdateFunc: func(any, any) { changed() }, DeleteFunc: func(any) { changed() },
+	})
+	return informer, err
+}
+
+// slim drops what says nothing about policy and may be long: an object's limit is
+// for what its author wrote.
 func slim(object any) (any, error) {
 	if u, ok := object.(*unstructured.Unstructured); ok {
 		u.SetManagedFields(nil)
@@ -123,95 +172,4 @@ func slim(object any) (any, error) {
 		unstructured.RemoveNestedField(u.Object, "status")
 	}
 	return object, nil
-}
-
-// A reader holds the last good version of each object.
-type reader map[string]entry
-
-type entry struct {
-	uid, version string // of the object that was read last
-	policy       rbac.Policy
-	good         bool // policy is a version of the object
-	err          error
-}
-
-// read turns objects into policies, in order. Objects that have not changed are
-// not read again.
-func (r reader) read(objects []any) ([]rbac.Policy, error) {
-	seen := map[string]bool{}
-	var policies []rbac.Policy
-	var bad []error
-	for _, object := range objects {
-		u, ok := object.(*unstructured.Unstructured)
-		if !ok {
-			bad = append(bad, fmt.Errorf("an object of type %T", object))
-			continue
-		}
-		key := u.GetNamespace() + "/" + u.GetName()
-		seen[key] = true
-		e := r[key]
-		if uid, version := string(u.GetUID()), u.GetResourceVersion(); e.uid != uid || e.version != version {
-			e = e.next(u)
-			r[key] = e
-		}
-		policies = append(policies, e.policy)
-		if e.err != nil {
-			bad = append(bad, e.err)
-		}
-	}
-	for key := range r {
-		if !seen[key] {
-			delete(r, key)
-		}
-	}
-	slices.SortFunc(policies, rbac.Policy.Compare)
-	slices.SortFunc(bad, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
-	return policies, errors.Join(bad...)
-}
-
-// next is the entry after a change of its object.
-func (e entry) next(u *unstructured.Unstructured) entry {
-	n := entry{uid: string(u.GetUID()), version: u.GetResourceVersion()}
-	policy, err := read(u)
-	switch {
-	case err == nil:
-		n.policy, n.good = policy, true
-	case e.good:
-		// Also where the object was deleted and made anew in between.
-		n.policy, n.good = e.policy, true
-		n.err = &BadObject{Namespace: u.GetNamespace(), Name: u.GetName(), Replaced: "last-good", Err: err}
-	default:
-		n.policy = denyAll(u)
-		n.err = &BadObject{Namespace: u.GetNamespace(), Name: u.GetName(), Replaced: "deny-all", Err: err}
-	}
-	return n
-}
-
-func read(u *unstructured.Unstructured) (rbac.Policy, error) {
-	data, err := u.MarshalJSON()
-	if err != nil {
-		return rbac.Policy{}, fmt.Errorf("reading the object: %w", err)
-	}
-	policies, err := parse.Policies(u.GetNamespace()+"/"+u.GetName(), data)
-	if err != nil {
-		return rbac.Policy{}, err
-	}
-	if len(policies) != 1 {
-		return rbac.Policy{}, fmt.Errorf("%d policies in one object", len(policies))
-	}
-	return policies[0], nil
-}
-
-// denyAll denies everything that a bad object may have selected: by its
-// selector, where that much of it can be read, otherwise its whole namespace.
-func denyAll(u *unstructured.Unstructured) rbac.Policy {
-	p := rbac.Policy{Namespace: u.GetNamespace(), Name: u.GetName(), Action: rbac.Deny, Rules: []rbac.Rule{{}}}
-	selector, _, err := unstructured.NestedMap(u.Object, "spec", "selector")
-	if err != nil || len(selector) != 1 {
-		return p
-	}
-	if labels, ok, err := unstructured.NestedStringMap(selector, "matchLabels"); ok && err == nil {
-		p.Selector = labels
-	}
-	return p
 }

@@ -1,11 +1,13 @@
 package kube
 
 import (
+	"fmt"
+	"strings"
 	"testing"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
-	"github.com/istio-auth/istio-auth/rbac"
+	"github.com/istio-auth/istio-auth/rbac/access"
 )
 
 func object(uid, version string, spec any) *unstructured.Unstructured {
@@ -44,8 +46,8 @@ func TestReader(t *testing.T) {
 		if step.object != nil {
 			objects = []any{step.object}
 		}
-		policies, err := r.read(objects)
-		got := ""
+		read, err := r.read(objects)
+		policies, got := read.Policies, ""
 		if len(policies) == 1 {
 			got = policies[0].Action.String() + " " + string(rune('0'+len(policies[0].Rules)))
 		}
@@ -65,8 +67,9 @@ func TestReader(t *testing.T) {
 	}
 }
 
-// TestDenyAll selects what the bad object selected, or more, never less.
-func TestDenyAll(t *testing.T) {
+// TestStandIn: what is in force for a bad object selects what that selected, or
+// more, never less.
+func TestStandIn(t *testing.T) {
 	labels := map[string]any{"app": "web"}
 	for name, row := range map[string]struct {
 		spec any
@@ -80,9 +83,45 @@ func TestDenyAll(t *testing.T) {
 		"no strings":       {map[string]any{"selector": map[string]any{"matchLabels": map[string]any{"app": int64(1)}}}, 0},
 		"a list":           {map[string]any{"selector": []any{"x"}}, 0},
 	} {
-		p := denyAll(object("1", "1", row.spec))
-		if p.Action != rbac.Deny || len(p.Rules) != 1 || len(p.Selector) != row.want {
-			t.Errorf("%s: %+v", name, p)
+		for kind, want := range map[string]string{
+			policyKind: "deny-all AuthorizationPolicy shop/p DENY 1", access.RuleKind: "deny-all AuthorizationPolicy shop/accessrule.p DENY 1",
+			access.GrantKind: "allow-none AuthorizationPolicy shop/accessgrant.p ALLOW 0", access.RoleKind: "none", requestKind: "none",
+			peerKind: "strict PeerAuthentication shop/p STRICT",
+		} {
+			u := object("1", "1", row.spec)
+			u.SetKind(kind)
+			o, word := standIn(u)
+			got := strings.Join(append([]string{word}, o.Keys()...), " ")
+			var selected map[string]string
+			switch {
+			case len(o.Policies) == 1:
+				p := o.Policies[0]
+				got += fmt.Sprintf(" %s %d", p.Action, len(p.Rules))
+				selected = p.Selector
+			case len(o.Peers) == 1:
+				got += " " + o.Peers[0].Mode.String()
+				if selected = o.Peers[0].Selector; !o.Peers[0].Created.IsZero() {
+					t.Error("a younger one could go before it")
+				}
+			}
+			if got != want || len(selected) != row.want && want != "none" {
+				t.Errorf("%s of %s: got %q, selecting %v", name, kind, got, selected)
+			}
+		}
+	}
+	for _, row := range []struct {
+		rule map[string]any
+		want string
+	}{
+		{map[string]any{"issuer": "i", "jwksUrl": "x"}, "none"},
+		{map[string]any{"issuer": "i", "jwksUrl": "x", "outputPayloadToHeader": "x"}, "deny-all"},
+		{map[string]any{"issuer": "i", "outputClaimToHeaders": []any{}}, "deny-all"},
+		{map[string]any{"issuer": "i", "OutputClaimsToHeader": []any{}}, "deny-all"},
+	} {
+		u := object("1", "1", map[string]any{"jwtRules": []any{row.rule}})
+		u.SetKind(requestKind)
+		if o, word := standIn(u); word != row.want || (len(o.Policies) == 1) != (word == "deny-all") {
+			t.Errorf("%v: got %s %v", row.rule, word, o.Keys())
 		}
 	}
 }

@@ -13,7 +13,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 
 	workloads "github.com/istio-auth/istio-auth/manager/kube"
-	"github.com/istio-auth/istio-auth/rbac"
+	"github.com/istio-auth/istio-auth/rbac/access"
 	policies "github.com/istio-auth/istio-auth/rbac/kube"
 )
 
@@ -43,8 +43,8 @@ func (r *run) watchKubernetes(ctx context.Context, group *errgroup.Group, k *Kub
 		return nil
 	})
 	group.Go(func() error {
-		return policies.Watch(ctx, policies.Config{Client: objects, Log: r.deps.Log}, func(all []rbac.Policy, bad error) {
-			r.loaded(all, bad)
+		return policies.Watch(ctx, policies.Config{Client: objects, Log: r.deps.Log}, func(o access.Objects, bad error) {
+			r.loaded(o, bad)
 			read.Store(true)
 		})
 	})

@@ -24,6 +24,7 @@ import (
 	"github.com/istio-auth/istio-auth/cmd/internal/daemon"
 	"github.com/istio-auth/istio-auth/mtls"
 	"github.com/istio-auth/istio-auth/rbac"
+	"github.com/istio-auth/istio-auth/rbac/access"
 	"github.com/istio-auth/istio-auth/rbac/distribute"
 	"github.com/istio-auth/istio-auth/rbac/files"
 	"github.com/istio-auth/istio-auth/sds"
@@ -101,10 +102,11 @@ type run struct {
 	streams  shares
 }
 
-// loaded takes a whole policy set, and what was wrong with its sources.
-func (r *run) loaded(all []rbac.Policy, bad error) {
-	r.deps.report(all, bad)
-	if err := r.policies.Set(all, nil); err != nil {
+// loaded takes all objects, and what was wrong with their sources.
+func (r *run) loaded(o access.Objects, bad error) {
+	all, unresolved := access.Resolve(o, r.config.RootNamespace)
+	r.deps.report(all, errors.Join(bad, unresolved))
+	if err := r.policies.Set(all, o.Requests); err != nil {
 		r.deps.Log.Error("some workloads keep the policies that they had", "err", err)
 	}
 }
