@@ -65,11 +65,11 @@ rbac/compile             : rbac rbac/jwks
 rbac/distribute          : attest rbac rbac/compile rbac/distribute/policypb rbac/parse sds/stream
 rbac/distribute/policypb :
 rbac/eval                : rbac
-rbac/files               : rbac rbac/parse
+rbac/files               : rbac/access rbac/parse
 rbac/jwks                : mtls
 rbac/index               : rbac rbac/eval
 rbac/interpret           : rbac
-rbac/kube                : rbac rbac/parse
+rbac/kube                : rbac rbac/access
 rbac/parse               : rbac rbac/jwks
 rbac/token               : rbac rbac/jwks
 rbac/rbactest            : rbac rbac/compile rbac/eval rbac/parse
