@@ -24,6 +24,6 @@ lacks before that.`,
 		// No Args: cobra's own check of them suggests the command that was meant.
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	root.AddCommand(upCommand(), envoyCommand(), checkCommand(), daemon.VersionCommand())
+	root.AddCommand(upCommand(), envoyCommand(), checkCommand(), policyCommand(), daemon.VersionCommand())
 	return root
 }
