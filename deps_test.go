@@ -67,6 +67,7 @@ rbac/distribute/policypb :
 rbac/eval                : rbac
 rbac/files               : rbac/access rbac/parse
 rbac/jwks                : mtls
+rbac/grpcauthz           : mtls rbac rbac/eval rbac/index
 rbac/index               : rbac rbac/eval
 rbac/interpret           : rbac
 rbac/kube                : rbac rbac/access
@@ -88,7 +89,7 @@ var fences = map[string][]string{
 	"go.step.sm/crypto":                        {"ca/signer", "ca/profile", "ca/keypolicy"},
 	"github.com/zmap/":                         {"ca/lint"},
 	"modernc.org/sqlite":                       {"ca/store"},
-	"google.golang.org/grpc":                   {"ca/capb", "ca/server", "ca/client", "sds", "sds/sdstest", "nodeagent/workloadapi", "nodeagent/csi", "rbac/distribute", "cmd"},
+	"google.golang.org/grpc":                   {"ca/capb", "ca/server", "ca/client", "sds", "sds/sdstest", "nodeagent/workloadapi", "nodeagent/csi", "rbac/distribute", "rbac/grpcauthz", "cmd"},
 	"github.com/spf13/cobra":                   {"cmd"},
 	"github.com/spiffe/go-spiffe/v2/spiffetls": {}, // its configurations are bypassed by session resumption: use mtls
 	"net/url":                                  {"attest", "ca/profile", "ca/lint", "mtls", "rbac/jwks", "cmd"},
