@@ -2,6 +2,8 @@ package access_test
 
 import (
 	"errors"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -12,6 +14,7 @@ import (
 	"github.com/istio-auth/istio-auth/rbac/access"
 	"github.com/istio-auth/istio-auth/rbac/eval"
 	"github.com/istio-auth/istio-auth/rbac/parse"
+	"github.com/istio-auth/istio-auth/test/testreq"
 )
 
 func read(t *testing.T, documents ...string) access.Objects {
@@ -169,5 +172,17 @@ func TestObjects(t *testing.T) {
 	}
 	if n := len(twice.Keys()); n != 14 {
 		t.Errorf("%d keys of all", n)
+	}
+}
+
+// TestExample: what we show is read, and resolved.
+func TestExample(t *testing.T) {
+	data, err := os.ReadFile(filepath.Join(testreq.Tree(t), "deploy", "examples", "access.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	policies, err := access.Resolve(read(t, string(data)), "")
+	if err != nil || len(policies) != 2 || len(policies[0].Rules) != 2 {
+		t.Errorf("%v %+v", err, policies)
 	}
 }
