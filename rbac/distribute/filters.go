@@ -95,7 +95,7 @@ type Event struct {
 type Filters struct {
 	trustDomain spiffeid.TrustDomain
 	observe     func(Event)
-	build       func(rbac.Set) ([]*stream.Resource, error)
+	build       func(*builder, rbac.Set) ([]*stream.Resource, error)
 	lanes       lanes
 
 	mu       sync.Mutex // guards what follows
@@ -118,6 +118,9 @@ type compiled struct {
 	resources map[string]*stream.Resource // by name
 	size      int                         // bytes of the set, as it was sent
 	users     map[string]int              // pods, by namespace
+	// builder has made it, and will make what comes after it; nil while it is at
+	// work.
+	builder *builder
 }
 
 // main is the resource that decides.
@@ -130,7 +133,7 @@ func NewFilters(td spiffeid.TrustDomain, observe func(Event)) *Filters {
 		observe = func(Event) {}
 	}
 	return &Filters{
-		trustDomain: td, observe: observe, build: build, lanes: newLanes(),
+		trustDomain: td, observe: observe, build: (*builder).build, lanes: newLanes(),
 		pods: map[string]*PodFilter{}, changed: make(chan struct{}), compiled: map[[32]byte]*compiled{},
 	}
 }
@@ -224,7 +227,7 @@ func (f *Filters) Apply(uid, version string, body []byte) error {
 	if known {
 		return nil
 	}
-	a, err := f.understand(p.pod, version, body)
+	a, err := f.understand(p, version, body)
 	if err != nil {
 		f.tell(p, Refused, answer{version: version}, err)
 		return err
@@ -252,7 +255,7 @@ func (f *Filters) tell(p *PodFilter, kind EventKind, a answer, err error) {
 
 // understand reads an answer whole, or refuses it, and takes a share in its
 // filter.
-func (f *Filters) understand(pod attest.Pod, version string, body []byte) (answer, error) {
+func (f *Filters) understand(p *PodFilter, version string, body []byte) (answer, error) {
 	if len(body) > MaxSize {
 		return answer{}, refuse("too-large", "%d bytes of policies, at most %d", len(body), MaxSize)
 	}
@@ -261,19 +264,34 @@ func (f *Filters) understand(pod attest.Pod, version string, body []byte) (answe
 		return answer{}, refuse("malformed", "%w", err)
 	}
 	defer f.lanes.enter(len(body))()
-	set, err := f.set(pod, m)
-	if err != nil {
-		return answer{}, err
+	f.mu.Lock()
+	old, b := p.current.filter, &builder{}
+	borrowed := old != nil && old.builder != nil
+	if borrowed {
+		b, old.builder = old.builder, nil
 	}
-	c, err := f.filter(set, pod.Namespace, len(body))
-	if err != nil {
-		return answer{}, err
+	f.mu.Unlock()
+	set, err := f.set(b, p.pod, m)
+	var c *compiled
+	if err == nil {
+		c, err = f.filter(b, set, p.pod.Namespace, len(body))
 	}
-	return answer{version: version, body: body, set: set, filter: c}, nil
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	switch {
+	case err != nil && borrowed:
+		old.builder = b
+	case err == nil && c.builder == nil && set.Len() >= manyPolicies:
+		c.builder = b
+	}
+	return answer{version: version, body: body, set: set, filter: c}, err
 }
 
+// manyPolicies is from how many on it pays to keep what a set was made of.
+const manyPolicies = 256
+
 // set turns a message into the set that it says, which must be all that it says.
-func (f *Filters) set(pod attest.Pod, m *policypb.WorkloadPolicies) (rbac.Set, error) {
+func (f *Filters) set(b *builder, pod attest.Pod, m *policypb.WorkloadPolicies) (rbac.Set, error) {
 	switch {
 	case len(m.ProtoReflect().GetUnknown()) > 0:
 		return rbac.Set{}, refuse("unknown-field", "the manager says what this agent does not understand: upgrade it")
@@ -294,12 +312,13 @@ func (f *Filters) set(pod attest.Pod, m *policypb.WorkloadPolicies) (rbac.Set, e
 	if target.Foreign, err = domains(m.Foreign); err != nil {
 		return rbac.Set{}, err
 	}
-	policies, err := read(m.Policies, target, policyOf, func(p rbac.Policy) object {
+	policies, err := read(m.Policies, target, b.policy, func(p rbac.Policy) object {
 		return object{p.Namespace, p.Name, p.Selector, p.Targets}
 	})
 	if err != nil {
 		return rbac.Set{}, err
 	}
+	b.forget(m.Policies)
 	requests, err := read(m.Requests, target, requestOf, func(r rbac.RequestAuthentication) object {
 		return object{r.Namespace, r.Name, r.Selector, r.Targets}
 	})
@@ -357,18 +376,6 @@ func read[V any](messages []*policypb.Policy, target rbac.Target, parse func([]b
 	return values, nil
 }
 
-// policyOf reads an object that is one policy.
-func policyOf(source []byte) (rbac.Policy, error) {
-	o, err := parse.Wire(source)
-	if err == nil && len(o.Policies) != 1 {
-		err = errors.New("no AuthorizationPolicy")
-	}
-	if err != nil {
-		return rbac.Policy{}, err
-	}
-	return o.Policies[0], nil
-}
-
 // requestOf reads an object that is one RequestAuthentication.
 func requestOf(source []byte) (rbac.RequestAuthentication, error) {
 	o, err := parse.Wire(source)
@@ -382,12 +389,12 @@ func requestOf(source []byte) (rbac.RequestAuthentication, error) {
 }
 
 // filter builds a set, once for all the pods that it applies to.
-func (f *Filters) filter(set rbac.Set, namespace string, size int) (*compiled, error) {
+func (f *Filters) filter(b *builder, set rbac.Set, namespace string, size int) (*compiled, error) {
 	digest := set.Digest()
 	if c, err := f.share(digest, nil, namespace, size); c != nil || err != nil {
 		return c, err
 	}
-	resources, err := f.build(set)
+	resources, err := f.build(b, set)
 	if err != nil {
 		return nil, refuse("does-not-compile", "set %s: %w", hex.EncodeToString(digest[:8]), err)
 	}

@@ -49,7 +49,7 @@ func TestAHeavySetDelaysNobodyElse(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := NewFilters(spiffeid.RequireTrustDomainFromString("td.test"), nil)
 		release := make(chan struct{})
-		f.build = func(set rbac.Set) ([]*stream.Resource, error) {
+		f.build = func(_ *builder, set rbac.Set) ([]*stream.Resource, error) {
 			if slices.ContainsFunc(set.Allow(), func(p rbac.Policy) bool { return p.Namespace == "tenant" }) {
 				<-release
 			}
@@ -94,7 +94,7 @@ func TestChangesOfALargeSetGoOutTogether(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := NewFilters(spiffeid.RequireTrustDomainFromString("td.test"), nil)
 		built := 0
-		f.build = func(set rbac.Set) ([]*stream.Resource, error) {
+		f.build = func(_ *builder, set rbac.Set) ([]*stream.Resource, error) {
 			built++
 			return []*stream.Resource{{Name: FilterName, Version: fmt.Sprint(built)}}, nil
 		}
@@ -125,7 +125,7 @@ func TestChangesOfALargeSetGoOutTogether(t *testing.T) {
 // bounded, equal sets counted once, and others have theirs.
 func TestOneNamespaceHasItsShare(t *testing.T) {
 	f := NewFilters(spiffeid.RequireTrustDomainFromString("td.test"), nil)
-	f.build = func(set rbac.Set) ([]*stream.Resource, error) {
+	f.build = func(_ *builder, set rbac.Set) ([]*stream.Resource, error) {
 		return []*stream.Resource{{Name: FilterName, Version: fmt.Sprint(set.Len())}}, nil
 	}
 	apply := func(namespace, name string, size int) error {
