@@ -2,6 +2,7 @@ package compile
 
 import (
 	"net/netip"
+	"slices"
 )
 
 // A box is what one rule asks, all of its terms: each a literal, or an or. It
@@ -9,7 +10,8 @@ import (
 // the same pointer.
 type box struct {
 	rule  string // its name
-	terms []formula
+	whole formula
+	terms []formula // of an and, or the one
 	// weight is how many literals the terms have, and spread how many times as
 	// many were written for the rule so far, since a box lies under each of its
 	// keys.
@@ -17,6 +19,7 @@ type box struct {
 	spread float64
 
 	divisions []division // that were asked for
+	without   without
 }
 
 // maxSpread bounds what a rule may grow to: past it, alternatives stay
@@ -46,57 +49,60 @@ func (l *literal) under() (by index, key string, ok bool) {
 	return index{}, "", false
 }
 
-// indexes appends those by which something of f can be found.
-func (f *formula) indexes(list []index) []index {
+// inputs appends those by which something of f can be found.
+func (f *formula) inputs(list []input) []input {
 	if f.op == opLiteral {
 		by, _, ok := f.lit.under()
-		if !ok {
+		if !ok || slices.Contains(list, by.in) {
 			return list
 		}
-		for _, have := range list {
-			if have == by {
-				return list
-			}
-		}
-		return append(list, by)
+		return append(list, by.in)
 	}
 	for i := range f.kids {
-		list = f.kids[i].indexes(list)
+		list = f.kids[i].inputs(list)
 	}
 	return list
 }
 
-// count is how many keys of an index f has, and whether all of f is under them:
+// count is how many keys f has of an input, and whether all of f is under them:
 // f is then an or over the keys, and nothing of it is left.
-func (f *formula) count(by index) (keys int, whole bool) {
+func (f *formula) count(in input) (keys int, whole bool) {
 	switch f.op {
 	case opLiteral:
-		if got, _, ok := f.lit.under(); ok && got == by {
-			return 1, true
+		if f.lit.in != in {
+			return 0, false
 		}
-		return 0, false
+		_, _, ok := f.lit.under()
+		return int(of(ok)), ok
 	case opAnd:
-		i := pick(f.kids, by)
+		i := pick(f.kids, in)
 		if i < 0 {
 			return 0, false
 		}
-		return f.kids[i].count(by)
+		return f.kids[i].count(in)
 	}
 	whole = true
 	for i := range f.kids {
-		n, w := f.kids[i].count(by)
+		n, w := f.kids[i].count(in)
 		keys += n
 		whole = whole && w
 	}
 	return keys, whole
 }
 
+func of(b bool) uint8 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
 // pick is which of the kids of an and is looked up: the first that is under keys
 // wholly, or else the first that has keys; -1 for none.
-func pick(kids []formula, by index) int {
+func pick(kids []formula, in input) int {
 	part := -1
 	for i := range kids {
-		n, whole := kids[i].count(by)
+		n, whole := kids[i].count(in)
 		if n > 0 && whole {
 			return i
 		}
@@ -107,20 +113,20 @@ func pick(kids []formula, by index) int {
 	return part
 }
 
-// keys calls yield for each key of f.
-func (f *formula) keys(by index, yield func(*literal)) {
+// keys calls yield for each key that f has of an input.
+func (f *formula) keys(in input, yield func(index, *literal)) {
 	switch f.op {
 	case opLiteral:
-		if got, _, ok := f.lit.under(); ok && got == by {
-			yield(f.lit)
+		if by, _, ok := f.lit.under(); ok && by.in == in {
+			yield(by, f.lit)
 		}
 	case opAnd:
-		if i := pick(f.kids, by); i >= 0 {
-			f.kids[i].keys(by, yield)
+		if i := pick(f.kids, in); i >= 0 {
+			f.kids[i].keys(in, yield)
 		}
 	case opOr:
 		for i := range f.kids {
-			f.kids[i].keys(by, yield)
+			f.kids[i].keys(in, yield)
 		}
 	}
 }
@@ -159,7 +165,7 @@ func (f *formula) split(by index) (entries []entry, left formula) {
 }
 
 func splitAnd(kids []formula, by index) (entries []entry, left formula) {
-	i := pick(kids, by)
+	i := pick(kids, by.in)
 	if i < 0 {
 		return nil, and(kids...)
 	}
@@ -184,7 +190,7 @@ type division struct {
 
 // newBox is nil where f is never satisfied.
 func newBox(rule string, f formula, spread float64) *box {
-	b := &box{rule: rule, weight: f.weight(), spread: spread}
+	b := &box{rule: rule, whole: f, weight: f.weight(), spread: spread}
 	switch f.op {
 	case opNever:
 		return nil
@@ -192,27 +198,36 @@ func newBox(rule string, f formula, spread float64) *box {
 	case opAnd:
 		b.terms = f.kids
 	default:
-		b.terms = []formula{f}
+		b.terms = []formula{f} // a literal or an or
 	}
 	return b
 }
 
-// found is how b is under an index: how many keys, how many more literals are
-// written if it is used, and whether it may be, and is under it wholly.
-func (b *box) found(by index) (keys, more int, may, whole bool) {
-	i := pick(b.terms, by)
-	if i < 0 {
-		return 0, 0, false, false
+// A finding is how a box is under the keys of an input.
+type finding struct {
+	term  int // that is looked up; -1 for none
+	keys  int
+	whole bool // nothing is left
+	more  int  // literals that would be written once more
+	may   bool // the box does not grow beyond bounds
+}
+
+func (b *box) found(in input) finding {
+	f := finding{term: pick(b.terms, in)}
+	if f.term < 0 {
+		return f
 	}
-	keys, whole = b.terms[i].count(by)
-	more = (keys - 1) * (b.weight - keys + 1)
-	return keys, more, b.spread*b.grown(keys) <= maxSpread, whole
+	f.keys, f.whole = b.terms[f.term].count(in)
+	copies := f.keys + 1 - int(of(f.whole))
+	f.more = (copies - 1) * (b.weight - f.keys + 1)
+	f.may = b.spread*b.grown(copies, f.keys) <= maxSpread
+	return f
 }
 
 // grown is how many times as many literals b has when it lies under keys.
-func (b *box) grown(keys int) float64 {
+func (b *box) grown(copies, keys int) float64 {
 	tail := max(b.weight-keys, 0)
-	return float64(keys*(tail+1)) / float64(keys+tail+1)
+	return max(1, float64(copies*(tail+1))/float64(keys+tail+1))
 }
 
 // divide is b by an index under which it may lie.
@@ -223,15 +238,23 @@ func (b *box) divide(by index) *division {
 		}
 	}
 	entries, left := splitAnd(b.terms, by)
-	spread := b.spread * max(1, b.grown(len(entries)))
+	copies := len(entries)
+	if left.op != opNever {
+		copies++
+	}
+	spread := b.spread * b.grown(copies, len(entries))
 	d := division{by: by, under: make([]*box, len(entries)), keys: make([]*literal, len(entries)), left: newBox(b.rule, left, spread)}
 	for i, e := range entries {
 		d.keys[i] = e.key
-		if i > 0 && same(e.then, entries[i-1].then) {
+		then := e.then
+		if short, changed := then.given(e.key); changed && short.op != opNever {
+			then = short
+		}
+		if i > 0 && d.under[i-1] != nil && same(then, d.under[i-1].whole) {
 			d.under[i] = d.under[i-1]
 			continue
 		}
-		d.under[i] = newBox(b.rule, e.then, spread)
+		d.under[i] = newBox(b.rule, then, spread)
 	}
 	b.divisions = append(b.divisions, d)
 	return &b.divisions[len(b.divisions)-1]

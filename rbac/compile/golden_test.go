@@ -12,7 +12,6 @@ import (
 	rbacfilterv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/rbac/v3"
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/protobuf/encoding/protojson"
-	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 	"sigs.k8s.io/yaml"
 
@@ -130,18 +129,4 @@ func TestUnparsedPatternsMatchNothing(t *testing.T) {
 	if text := string(readable(t, packed)); strings.Contains(text, "shop/bad/") {
 		t.Errorf("a rule of leaves that nobody parsed is there:\n%s", text)
 	}
-}
-
-func BenchmarkHTTP1000(b *testing.B) {
-	set := rbac.Select(rbactest.Policies(1000, 1), rbactest.Target())
-	b.ReportAllocs()
-	size := 0
-	for b.Loop() {
-		packed, err := compile.HTTP(set)
-		if err != nil {
-			b.Fatal(err)
-		}
-		size = proto.Size(packed)
-	}
-	b.ReportMetric(float64(size)/1000, "B/policy")
 }

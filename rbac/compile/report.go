@@ -82,8 +82,8 @@ func (b *box) shape() Shape {
 		return shape
 	}
 	for i := range b.terms {
-		for _, by := range b.terms[i].indexes(nil) {
-			if _, _, may, _ := b.found(by); may {
+		for _, in := range b.terms[i].inputs(nil) {
+			if b.found(in).may {
 				return ShapeAlike
 			}
 		}

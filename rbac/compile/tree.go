@@ -22,6 +22,8 @@ type tree struct {
 	// before and now are what lies under the keys of the first level.
 	before, now map[spot]*branch
 	report      Report
+	links       int  // of the first level, so far
+	inCommon    bool // what is common has been asked
 }
 
 // How long chains are at most. Past it there is a list.
@@ -31,11 +33,11 @@ const (
 	deeperChain = 3
 )
 
-// A spot is a key of the first level.
+// A spot is a key of the first level, in one of its links.
 type spot struct {
-	chain int
-	by    index
-	key   string
+	link int
+	by   index
+	key  string
 }
 
 // A branch is what lies under a spot, as it was written.
@@ -51,48 +53,53 @@ type branch struct {
 // one at least, and none without terms; or else what otherwise writes into an
 // OnMatch. Nil is nothing.
 func (t *tree) matcher(w *wire, boxes []*box, level, chain int, otherwise func()) {
+	if level == 0 && t.common(w, boxes, chain, otherwise) {
+		return
+	}
 	by, ok := t.choose(boxes, level, chain)
 	if !ok {
 		t.list(w, boxes)
-		if otherwise != nil {
-			m := w.open(3)
-			otherwise()
-			w.close(m)
-		}
+		t.rest(w, nil, level, chain, otherwise)
 		return
 	}
 	groups, left := divide(boxes, by)
+	t.links++
+	link := t.links
 	m := w.open(2)
 	in := w.open(1)
 	w.input(by.in)
 	w.close(in)
 	switch by.how {
 	case isExactly:
-		t.keys(w, 2, groups, level, chain)
+		t.keys(w, 2, groups, level, link)
 	case beginsWith:
-		t.keys(w, 3, groups, level, chain)
+		t.keys(w, 3, groups, level, link)
 	case isWithin:
 		custom := w.open(4)
-		w.extension(matcherName, typeIPTree, func() { t.networks(w, groups, level, chain) })
+		w.extension(matcherName, typeIPTree, func() { t.networks(w, groups, level, link) })
 		w.close(custom)
 	}
 	w.close(m)
-	switch {
-	case len(left) > 0:
-		m := w.open(3)
-		if b := unconditional(left); b != nil {
-			t.take(w, b)
-		} else {
-			inner := w.open(1)
-			t.matcher(w, left, level, chain+1, otherwise)
-			w.close(inner)
-		}
-		w.close(m)
-	case otherwise != nil:
-		m := w.open(3)
-		otherwise()
-		w.close(m)
+	t.rest(w, left, level, chain+1, otherwise)
+}
+
+// rest writes what comes behind a link of a chain, where something does.
+func (t *tree) rest(w *wire, left []*box, level, chain int, otherwise func()) {
+	if len(left) == 0 && otherwise == nil {
+		return
 	}
+	m := w.open(3)
+	switch b := unconditional(left); {
+	case len(left) == 0:
+		otherwise()
+	case b != nil:
+		t.take(w, b)
+	default:
+		inner := w.open(1)
+		t.matcher(w, left, level, chain, otherwise)
+		w.close(inner)
+	}
+	w.close(m)
 }
 
 // A group is what lies under one key.
@@ -106,7 +113,7 @@ type group struct {
 func divide(boxes []*box, by index) (groups []group, left []*box) {
 	at := make(map[string]int, len(boxes))
 	for _, b := range boxes {
-		if _, _, may, _ := b.found(by); !may {
+		if !b.found(by.in).may {
 			left = append(left, b)
 			continue
 		}
@@ -132,14 +139,14 @@ func divide(boxes []*box, by index) (groups []group, left []*box) {
 }
 
 // keys writes a MatchMap.
-func (t *tree) keys(w *wire, field int, groups []group, level, chain int) {
+func (t *tree) keys(w *wire, field int, groups []group, level, link int) {
 	m := w.open(field)
 	for i := range groups {
 		g := &groups[i]
 		entry := w.open(1)
 		w.authored(1, g.key.key())
 		value := w.open(2)
-		t.under(w, g, level, chain)
+		t.under(w, g, level, link)
 		w.close(value)
 		w.close(entry)
 	}
@@ -147,13 +154,13 @@ func (t *tree) keys(w *wire, field int, groups []group, level, chain int) {
 }
 
 // networks writes the content of an xds.type.matcher.v3.IPMatcher.
-func (t *tree) networks(w *wire, groups []group, level, chain int) {
+func (t *tree) networks(w *wire, groups []group, level, link int) {
 	for i := range groups {
 		g := &groups[i]
 		r := w.open(1)
 		w.network(1, g.key)
 		value := w.open(2)
-		t.under(w, g, level, chain)
+		t.under(w, g, level, link)
 		w.close(value)
 		w.close(r)
 	}
@@ -162,12 +169,12 @@ func (t *tree) networks(w *wire, groups []group, level, chain int) {
 // under writes the content of an OnMatch: one of the boxes of a group. What lies
 // under the first level's keys is kept, and taken again as it is where the boxes
 // are the same.
-func (t *tree) under(w *wire, g *group, level, chain int) {
+func (t *tree) under(w *wire, g *group, level, link int) {
 	if level > 0 {
 		t.onMatch(w, g.boxes, level)
 		return
 	}
-	at := spot{chain, g.by, g.key.key()}
+	at := spot{link, g.by, g.key.key()}
 	b := t.before[at]
 	if b == nil || !slices.Equal(b.boxes, g.boxes) {
 		outer := t.report
@@ -250,24 +257,25 @@ func (w *wire) conjunction(terms []formula) {
 	w.list(3, len(terms), func(i int) { w.formula(&terms[i]) })
 }
 
-// A choice is what an index would do.
+// A choice is what looking up an input would do.
 type choice struct {
-	by     index
-	boxes  int // that may lie under it
+	in     input
+	boxes  int // that may lie under its keys
 	whole  int // of these, those of which nothing would be left
-	more   int // literals that would be written more than once
-	groups map[string]int
-	keys   int
+	more   int // literals that would be written once more
+	groups map[spot]int
+	keys   map[comparison]int // by how they are compared
 }
 
-// spared is how many boxes fewer a request meets: those under it but the ones
-// of its own key.
+// spared is how many boxes fewer a request meets: those under keys but the ones
+// of its own.
 func (c *choice) spared() float64 {
-	squares := 0
+	squares, keys := 0, 0
 	for _, n := range c.groups {
 		squares += n * n
+		keys += n
 	}
-	return float64(c.boxes+c.whole)/2 - float64(squares)/float64(max(c.keys, 1))
+	return float64(c.boxes+c.whole)/2 - float64(squares)/float64(max(keys, 1))
 }
 
 // choose finds the index that spares most, or nearly, and of these the one that
@@ -280,31 +288,30 @@ func (t *tree) choose(boxes []*box, level, chain int) (index, bool) {
 	if len(boxes) < 2 || level >= t.levels || chain >= links {
 		return index{}, false
 	}
-	choices := map[index]*choice{}
-	var list []index
+	choices := map[input]*choice{}
+	var list []input
 	for _, b := range boxes {
 		list = list[:0]
 		for i := range b.terms {
-			list = b.terms[i].indexes(list)
+			list = b.terms[i].inputs(list)
 		}
-		for _, by := range list {
-			keys, more, may, whole := b.found(by)
-			if !may {
+		for _, in := range list {
+			f := b.found(in)
+			if !f.may {
 				continue
 			}
-			c := choices[by]
+			c := choices[in]
 			if c == nil {
-				c = &choice{by: by, groups: make(map[string]int, len(boxes))}
-				choices[by] = c
+				c = &choice{in: in, groups: make(map[spot]int, len(boxes)), keys: map[comparison]int{}}
+				choices[in] = c
 			}
 			c.boxes++
-			if whole {
-				c.whole++
-			}
-			c.more += more
-			c.keys += keys
-			i := pick(b.terms, by)
-			b.terms[i].keys(by, func(l *literal) { c.groups[l.key()]++ })
+			c.whole += int(of(f.whole))
+			c.more += f.more
+			b.terms[f.term].keys(in, func(by index, l *literal) {
+				c.groups[spot{by: by, key: l.key()}]++
+				c.keys[by.how]++
+			})
 		}
 	}
 	most := 1.0
@@ -312,7 +319,7 @@ func (t *tree) choose(boxes []*box, level, chain int) (index, bool) {
 		most = max(most, c.spared())
 	}
 	var best *choice
-	for _, c := range slices.SortedFunc(maps.Values(choices), func(a, b *choice) int { return a.by.compare(b.by) }) {
+	for _, c := range slices.SortedFunc(maps.Values(choices), func(a, b *choice) int { return a.in.compare(b.in) }) {
 		if c.spared() >= most*0.9 && (best == nil || c.more < best.more) {
 			best = c
 		}
@@ -320,10 +327,16 @@ func (t *tree) choose(boxes []*box, level, chain int) (index, bool) {
 	if best == nil {
 		return index{}, false
 	}
-	return best.by, true
+	by := index{best.in, isExactly}
+	for _, how := range []comparison{beginsWith, isWithin} {
+		if best.keys[how] > best.keys[by.how] {
+			by.how = how
+		}
+	}
+	return by, true
 }
 
-// compare orders indexes: exact ones first, and identities before paths.
-func (i index) compare(j index) int {
-	return cmp.Or(cmp.Compare(i.how, j.how), cmp.Compare(i.in.kind, j.in.kind), cmp.Compare(i.in.name, j.in.name))
+// compare orders inputs: identities before paths, as their kinds are.
+func (i input) compare(j input) int {
+	return cmp.Or(cmp.Compare(i.kind, j.kind), cmp.Compare(i.name, j.name))
 }
