@@ -16,6 +16,7 @@ const (
 	maxPermissions = 64
 	maxAlternative = 64 // sources, and operations
 	maxSubjects    = 256
+	maxExpressions = 16 << 10 // bytes of all expressions of a role: reading them takes time
 )
 
 // DefaultGroupsClaim is where an end user's groups are, unless a grant says
@@ -111,6 +112,7 @@ func readRole(d *parse.Document) (Role, error) {
 	if err != nil {
 		return Role{}, err
 	}
+	length := 0
 	for _, item := range items {
 		m, err := item.Mapping("operations", "when", "expression")
 		if err != nil {
@@ -122,6 +124,12 @@ func readRole(d *parse.Document) (Role, error) {
 		p, err := readPermission(m, d.Namespace)
 		if err != nil {
 			return Role{}, err
+		}
+		if p.Expression != nil {
+			length += len(p.Expression.Source)
+		}
+		if length > maxExpressions {
+			return Role{}, m.At("expression").Refuse("too-long", "all expressions have more than %d bytes", maxExpressions)
 		}
 		r.Permissions = append(r.Permissions, p)
 	}

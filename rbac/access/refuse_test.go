@@ -64,6 +64,7 @@ var refusals = []struct{ name, document, reason string }{
 	{"an expression of an unknown attribute", role(`{expression: 'source.x == "a"'}`), "unknown-attribute"},
 	{"an expression that does not end", role(`{expression: 'source.namespace =='}`), "bad-syntax"},
 	{"an expression with a star", role(`{expression: 'source.namespace == "a*"'}`), "bad-star"},
+	{"expressions without end", role(strings.Repeat(`{expression: 'source.namespace == "a"`+strings.Repeat(" ", 2000)+`'},`, 9)), "too-long"},
 	{"a selector in a role", object("AccessRole", "x", "{permissions: [{operations: [{methods: [GET]}]}], selector: {matchLabels: {a: b}}}"), "unknown-field"},
 	{"a dry run of a role", annotated("AccessRole", `istio.io/dry-run: "true"`, "{permissions: [{operations: [{methods: [GET]}]}]}"), "not-supported"},
 	{"a role of another version", strings.Replace(role(`{operations: [{methods: [GET]}]}`), "v1alpha1", "v1", 1), "wrong-kind"},
@@ -140,7 +141,7 @@ var refusals = []struct{ name, document, reason string }{
 }
 
 func TestRefusals(t *testing.T) {
-	if got, want := len(refusals), 97; got != want {
+	if got, want := len(refusals), 98; got != want {
 		t.Errorf("%d rows, want %d", got, want)
 	}
 	for _, row := range refusals {

@@ -15,6 +15,7 @@ package cel
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"unicode/utf8"
 
 	celgo "cel.dev/cel-go/cel"
@@ -35,7 +36,7 @@ var ErrRefused = errors.New("cel: refused")
 
 // A Refusal says why an expression is refused, and where.
 type Refusal struct {
-	Line, Column int    // from 1; of characters; 0 where it is not known
+	Line, Column int    // from 1; of characters
 	Reason       string // a stable code in kebab-case
 	Detail       string // for the author
 }
@@ -81,9 +82,11 @@ func Parse(text string) (rbac.Expression, error) {
 
 // first is the first thing that cel-go found.
 func first(issues *celgo.Issues, reason string) *Refusal {
-	r := &Refusal{Reason: reason, Detail: "not understood"}
+	r := &Refusal{Line: 1, Column: 1, Reason: reason, Detail: "not understood"}
 	if list := issues.Errors(); len(list) > 0 {
-		r.Detail = list[0].Message
+		if r.Detail = list[0].Message; strings.Contains(r.Detail, "recursion") {
+			r.Reason = "too-deep" // it has no type of its own
+		}
 		if at := list[0].Location; at != nil && at.Line() > 0 {
 			r.Line, r.Column = at.Line(), at.Column()+1
 		}
