@@ -214,7 +214,8 @@ func (r reading) expression(e rbac.Expression) answer {
 }
 
 // compare: one value on the left is, begins with, or ends with, one on the
-// right, between two texts.
+// right, between two texts. An empty one on the right begins and ends everything,
+// which its author cannot have meant.
 func (r reading) compare(c rbac.Comparison) answer {
 	left, leftKnown := r.values(c.Left)
 	right, rightKnown := r.values(c.Right)
@@ -227,7 +228,7 @@ func (r reading) compare(c rbac.Comparison) answer {
 	holds := some(left, func(l value) answer {
 		return some(right, func(r value) answer {
 			asIs := c.Holds(l.text, r.text)
-			if c.Left.Kind() == rbac.Path && asIs != c.HoldsFolded(l.text, r.text) {
+			if r.text == "" || c.Left.Kind() == rbac.Path && asIs != c.HoldsFolded(l.text, r.text) {
 				return maybe
 			}
 			return isTrue(asIs)

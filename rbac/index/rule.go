@@ -133,7 +133,7 @@ func compare(c *call, e *expression) answer {
 	for _, l := range left {
 		for _, r := range right {
 			asIs := isTrue(e.comparison.Holds(l, r))
-			if e.left.kind == rbac.Path && (asIs == yes) != e.comparison.HoldsFolded(l, r) {
+			if r == "" || e.left.kind == rbac.Path && (asIs == yes) != e.comparison.HoldsFolded(l, r) {
 				asIs = maybe
 			}
 			holds = max(holds, asIs)
