@@ -34,11 +34,15 @@ func (t *tree) common(w *wire, boxes []*box, chain int, otherwise func()) bool {
 	if t.inCommon || len(boxes) < minCommon || t.levels < maxLevels || chain >= firstChain {
 		return false
 	}
-	sums := make([][]uint64, len(boxes))
+	n := 0
+	for _, b := range boxes {
+		n += len(b.terms)
+	}
+	sums, slab := make([][]uint64, len(boxes)), make([]uint64, n)
 	var best *habit
 	all := map[uint64]*habit{}
 	for i, b := range boxes {
-		sums[i] = make([]uint64, len(b.terms))
+		sums[i], slab = slab[:len(b.terms):len(b.terms)], slab[len(b.terms):]
 		for j := range b.terms {
 			if b.terms[j].isExact() {
 				continue // a key, which finds more than it saves

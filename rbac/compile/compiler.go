@@ -22,8 +22,9 @@ type Compiler struct {
 	seed     maphash.Seed
 	seeded   bool
 	policies map[part][]lowered
-	trees    map[part]map[spot]*branch
+	trees    map[part][]link
 	report   Report
+	size     int // of the last filter
 }
 
 // Kinds of filters.
@@ -131,14 +132,14 @@ func (c *Compiler) filter(name string, set rbac.Set, write func(w *wire) error) 
 	}
 	if !c.seeded {
 		c.seed, c.seeded = maphash.MakeSeed(), true
-		c.policies, c.trees = map[part][]lowered{}, map[part]map[spot]*branch{}
+		c.policies, c.trees = map[part][]lowered{}, map[part][]link{}
 	}
 	for c.levels = maxLevels; c.levels >= 0; c.levels-- {
 		if c.linear {
 			c.levels = 0
 		}
 		c.report = Report{}
-		w := &wire{}
+		w := &wire{b: make([]byte, 0, c.size+c.size/8)}
 		if err := write(w); err != nil {
 			return nil, err
 		}
@@ -149,7 +150,7 @@ func (c *Compiler) filter(name string, set rbac.Set, write func(w *wire) error) 
 			clear(c.trees) // was written for more levels
 			continue
 		}
-		c.report.Bytes = len(w.b)
+		c.report.Bytes, c.size = len(w.b), len(w.b)
 		return &anypb.Any{TypeUrl: typeURL + name, Value: slices.Clip(w.b)}, nil
 	}
 	return nil, ErrTooDeep
@@ -258,7 +259,7 @@ func (c *Compiler) steps(w *wire, p plan, boxes [][]*box) {
 	s, list := p.steps[0], boxes[0]
 	rest := p
 	rest.steps = p.steps[1:]
-	t := &tree{do: s.do, lead: s.lead, levels: c.levels, before: c.trees[s.part], now: map[spot]*branch{}}
+	t := &tree{do: s.do, lead: s.lead, levels: c.levels, before: c.trees[s.part]}
 	defer func() {
 		c.trees[s.part] = t.now
 		c.report.add(t.report)

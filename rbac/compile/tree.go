@@ -19,10 +19,9 @@ type tree struct {
 	do     action
 	lead   string // before the names of rules
 	levels int    // how many trees lie in each other at most
-	// before and now are what lies under the keys of the first level.
-	before, now map[spot]*branch
+	// before and now are the trees of the first level, in their order.
+	before, now []link
 	report      Report
-	links       int  // of the first level, so far
 	inCommon    bool // what is common has been asked
 }
 
@@ -33,14 +32,13 @@ const (
 	deeperChain = 3
 )
 
-// A spot is a key of the first level, in one of its links.
-type spot struct {
-	link int
+// A link is what lies under the keys of one tree of the first level.
+type link struct {
 	by   index
-	key  string
+	keys map[string]*branch
 }
 
-// A branch is what lies under a spot, as it was written.
+// A branch is what lies under a key of the first level, as it was written.
 type branch struct {
 	boxes   []*box
 	wire    []byte
@@ -63,20 +61,21 @@ func (t *tree) matcher(w *wire, boxes []*box, level, chain int, otherwise func()
 		return
 	}
 	groups, left := divide(boxes, by)
-	t.links++
-	link := t.links
+	if level == 0 {
+		t.now = append(t.now, link{by, make(map[string]*branch, len(groups))})
+	}
 	m := w.open(2)
 	in := w.open(1)
 	w.input(by.in)
 	w.close(in)
 	switch by.how {
 	case isExactly:
-		t.keys(w, 2, groups, level, link)
+		t.keys(w, 2, groups, level)
 	case beginsWith:
-		t.keys(w, 3, groups, level, link)
+		t.keys(w, 3, groups, level)
 	case isWithin:
 		custom := w.open(4)
-		w.extension(matcherName, typeIPTree, func() { t.networks(w, groups, level, link) })
+		w.extension(matcherName, typeIPTree, func() { t.networks(w, groups, level) })
 		w.close(custom)
 	}
 	w.close(m)
@@ -139,14 +138,14 @@ func divide(boxes []*box, by index) (groups []group, left []*box) {
 }
 
 // keys writes a MatchMap.
-func (t *tree) keys(w *wire, field int, groups []group, level, link int) {
+func (t *tree) keys(w *wire, field int, groups []group, level int) {
 	m := w.open(field)
 	for i := range groups {
 		g := &groups[i]
 		entry := w.open(1)
 		w.authored(1, g.key.key())
 		value := w.open(2)
-		t.under(w, g, level, link)
+		t.under(w, g, level)
 		w.close(value)
 		w.close(entry)
 	}
@@ -154,13 +153,13 @@ func (t *tree) keys(w *wire, field int, groups []group, level, link int) {
 }
 
 // networks writes the content of an xds.type.matcher.v3.IPMatcher.
-func (t *tree) networks(w *wire, groups []group, level, link int) {
+func (t *tree) networks(w *wire, groups []group, level int) {
 	for i := range groups {
 		g := &groups[i]
 		r := w.open(1)
 		w.network(1, g.key)
 		value := w.open(2)
-		t.under(w, g, level, link)
+		t.under(w, g, level)
 		w.close(value)
 		w.close(r)
 	}
@@ -169,13 +168,16 @@ func (t *tree) networks(w *wire, groups []group, level, link int) {
 // under writes the content of an OnMatch: one of the boxes of a group. What lies
 // under the first level's keys is kept, and taken again as it is where the boxes
 // are the same.
-func (t *tree) under(w *wire, g *group, level, link int) {
+func (t *tree) under(w *wire, g *group, level int) {
 	if level > 0 {
 		t.onMatch(w, g.boxes, level)
 		return
 	}
-	at := spot{link, g.by, g.key.key()}
-	b := t.before[at]
+	key, last := g.key.key(), len(t.now)-1
+	var b *branch
+	if last < len(t.before) && t.before[last].by == g.by {
+		b = t.before[last].keys[key]
+	}
 	if b == nil || !slices.Equal(b.boxes, g.boxes) {
 		outer := t.report
 		t.report = Report{}
@@ -185,7 +187,7 @@ func (t *tree) under(w *wire, g *group, level, link int) {
 		b = &branch{boxes: g.boxes, wire: slices.Clip(own.b), deep: own.deepest, invalid: own.invalid, report: t.report}
 		t.report = outer
 	}
-	t.now[at] = b
+	t.now[last].keys[key] = b
 	t.report.add(b.report)
 	w.raw(b.wire, b.deep)
 	w.invalid = w.invalid || b.invalid
@@ -260,20 +262,22 @@ func (w *wire) conjunction(terms []formula) {
 // A choice is what looking up an input would do.
 type choice struct {
 	in     input
-	boxes  int // that may lie under its keys
-	whole  int // of these, those of which nothing would be left
-	more   int // literals that would be written once more
-	groups map[spot]int
-	keys   map[comparison]int // by how they are compared
+	boxes  int                          // that may lie under its keys
+	whole  int                          // of these, those of which nothing would be left
+	more   int                          // literals that would be written once more
+	groups [isWithin + 1]map[string]int // boxes by key, by how it is compared
+	keys   [isWithin + 1]int            // by how they are compared
 }
 
 // spared is how many boxes fewer a request meets: those under keys but the ones
 // of its own.
 func (c *choice) spared() float64 {
 	squares, keys := 0, 0
-	for _, n := range c.groups {
-		squares += n * n
-		keys += n
+	for _, groups := range c.groups {
+		for _, n := range groups {
+			squares += n * n
+			keys += n
+		}
 	}
 	return float64(c.boxes+c.whole)/2 - float64(squares)/float64(max(keys, 1))
 }
@@ -302,14 +306,17 @@ func (t *tree) choose(boxes []*box, level, chain int) (index, bool) {
 			}
 			c := choices[in]
 			if c == nil {
-				c = &choice{in: in, groups: make(map[spot]int, len(boxes)), keys: map[comparison]int{}}
+				c = &choice{in: in}
 				choices[in] = c
 			}
 			c.boxes++
 			c.whole += int(of(f.whole))
 			c.more += f.more
 			b.terms[f.term].keys(in, func(by index, l *literal) {
-				c.groups[spot{by: by, key: l.key()}]++
+				if c.groups[by.how] == nil {
+					c.groups[by.how] = make(map[string]int, len(boxes)/4)
+				}
+				c.groups[by.how][l.key()]++
 				c.keys[by.how]++
 			})
 		}
