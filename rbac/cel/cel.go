@@ -88,7 +88,7 @@ func first(issues *celgo.Issues, reason string) *Refusal {
 			r.Reason = "too-deep" // it has no type of its own
 		}
 		if at := list[0].Location; at != nil && at.Line() > 0 {
-			r.Line, r.Column = at.Line(), at.Column()+1
+			r.Line, r.Column = at.Line(), max(at.Column()+1, 1) // of an empty text, 0
 		}
 	}
 	return r
