@@ -79,16 +79,16 @@ func (t *tree) common(w *wire, boxes []*box, chain int, otherwise func()) bool {
 	for i, h := range shared {
 		terms[i] = *h.term
 	}
-	list := w.open(1)
-	line := w.open(1)
+	list := w.openLong(1)
+	line := w.openLong(1)
 	p := w.open(1)
 	w.conjunction(terms)
 	w.close(p)
-	m := w.open(2)
+	m := w.openLong(2)
 	if b := unconditional(those); b != nil {
 		t.take(w, b)
 	} else {
-		inner := w.open(1)
+		inner := w.openLong(1)
 		t.inCommon = true
 		t.matcher(w, those, 0, chain, nil)
 		t.inCommon = false

@@ -139,7 +139,7 @@ func (c *Compiler) filter(name string, set rbac.Set, write func(w *wire) error) 
 			c.levels = 0
 		}
 		c.report = Report{}
-		w := &wire{b: make([]byte, 0, c.size+c.size/8)}
+		w := &wire{b: make([]byte, 0, c.size+c.size/8), long: c.size}
 		if err := write(w); err != nil {
 			return nil, err
 		}
@@ -218,7 +218,7 @@ func (c *Compiler) decide(w *wire, field int, p plan) error {
 		}
 		asked = asked || len(s.policies) > 0
 	}
-	m := w.open(field)
+	m := w.openLong(field)
 	defer func() { w.close(m) }()
 	// A filter that only marks or asks, and has no policy for it, asks nothing.
 	if (p.filter == ofAudit || p.filter == ofCustom) && !asked {
@@ -243,7 +243,7 @@ func (c *Compiler) decide(w *wire, field int, p plan) error {
 		w.close(line)
 	}
 	w.close(guards)
-	next := w.open(3)
+	next := w.openLong(3)
 	c.steps(w, p, boxes)
 	w.close(next)
 	return nil
@@ -270,7 +270,7 @@ func (c *Compiler) steps(w *wire, p plan, boxes [][]*box) {
 	case b != nil:
 		t.take(w, b)
 	default:
-		m := w.open(1)
+		m := w.openLong(1)
 		t.matcher(w, list, 0, 0, func() { c.steps(w, rest, boxes[1:]) })
 		w.close(m)
 	}

@@ -2,7 +2,9 @@ package compile_test
 
 import (
 	"fmt"
+	"syscall"
 	"testing"
+	"time"
 
 	"google.golang.org/protobuf/types/known/anypb"
 
@@ -41,7 +43,7 @@ func BenchmarkCompile(b *testing.B) {
 		set := rbac.Select(policies, rbactest.Target())
 		run := func(name string, compile func(i int) (*anypb.Any, error)) {
 			b.Run(fmt.Sprintf("%v/%s", shape, name), func(b *testing.B) {
-				size, i := 0, 0
+				size, i, began := 0, 0, cpu()
 				for b.Loop() {
 					packed, err := compile(i)
 					if err != nil {
@@ -51,7 +53,7 @@ func BenchmarkCompile(b *testing.B) {
 					i++
 				}
 				b.ReportMetric(float64(size)/n, "B/policy")
-				b.ReportMetric(float64(b.Elapsed().Microseconds())/float64(b.N)/n, "us/policy")
+				b.ReportMetric(float64((cpu()-began).Microseconds())/float64(b.N)/n, "cpu-us/policy")
 			})
 		}
 		run("whole", func(int) (*anypb.Any, error) { return compile.HTTP(set) })
@@ -66,4 +68,13 @@ func BenchmarkCompile(b *testing.B) {
 		run("change", func(i int) (*anypb.Any, error) { return c.HTTP(sets[(i+1)%2]) })
 		run("linear", func(int) (*anypb.Any, error) { return compile.Linear(set) })
 	}
+}
+
+// cpu is what this process has used, on a machine that it shares.
+func cpu() time.Duration {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		return 0
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }

@@ -64,7 +64,8 @@ func (t *tree) matcher(w *wire, boxes []*box, level, chain int, otherwise func()
 	if level == 0 {
 		t.now = append(t.now, link{by, make(map[string]*branch, len(groups))})
 	}
-	m := w.open(2)
+	open := w.opens(level)
+	m := open(2)
 	in := w.open(1)
 	w.input(by.in)
 	w.close(in)
@@ -87,14 +88,15 @@ func (t *tree) rest(w *wire, left []*box, level, chain int, otherwise func()) {
 	if len(left) == 0 && otherwise == nil {
 		return
 	}
-	m := w.open(3)
+	open := w.opens(level)
+	m := open(3)
 	switch b := unconditional(left); {
 	case len(left) == 0:
 		otherwise()
 	case b != nil:
 		t.take(w, b)
 	default:
-		inner := w.open(1)
+		inner := open(1)
 		t.matcher(w, left, level, chain, otherwise)
 		w.close(inner)
 	}
@@ -139,7 +141,7 @@ func divide(boxes []*box, by index) (groups []group, left []*box) {
 
 // keys writes a MatchMap.
 func (t *tree) keys(w *wire, field int, groups []group, level int) {
-	m := w.open(field)
+	m := w.opens(level)(field)
 	for i := range groups {
 		g := &groups[i]
 		entry := w.open(1)

@@ -14,36 +14,54 @@ type wire struct {
 	// depth is how many messages are open, and deepest the most there ever were:
 	// Envoy reads a hundred at most.
 	depth, deepest int
+	// long is about how long the whole will be.
+	long int
 	// invalid tells that a text was written that is not UTF-8.
 	invalid bool
 }
 
 // open begins a message that is a field. Its end is for close.
 func (w *wire) open(field int) (mark int) {
-	w.b = append(w.b, byte(field<<3|2), 0)
+	w.b = append(w.b, byte(field<<3|2), 1) // one byte for the length, as it says
 	w.depth++
 	w.deepest = max(w.deepest, w.depth)
 	return len(w.b)
 }
 
-// close ends the message. One byte was left for its length; what needs more is
-// moved.
+// openLong is open for a message that may be as long as the whole.
+func (w *wire) openLong(field int) (mark int) {
+	w.open(field)
+	for n := w.long; n >= 0x80; n >>= 7 {
+		w.b[len(w.b)-1]++
+		w.b = append(w.b, w.b[len(w.b)-1])
+	}
+	return len(w.b)
+}
+
+// opens is openLong on the first level of a tree, and open below.
+func (w *wire) opens(level int) func(field int) int {
+	if level == 0 {
+		return w.openLong
+	}
+	return w.open
+}
+
+// close ends the message, and moves it where its length needs more bytes, or
+// less, than were left for it.
 func (w *wire) close(mark int) {
 	w.depth--
-	n := len(w.b) - mark
-	if n < 0x80 {
-		w.b[mark-1] = byte(n)
-		return
-	}
-	size := 1
+	n, left, size := len(w.b)-mark, int(w.b[mark-1]), 1
 	for v := n; v >= 0x80; v >>= 7 {
 		size++
 	}
-	for range size - 1 {
-		w.b = append(w.b, 0)
+	if size != left {
+		for range size - left {
+			w.b = append(w.b, 0)
+		}
+		copy(w.b[mark+size-left:], w.b[mark:mark+n])
+		w.b = w.b[:mark+size-left+n]
 	}
-	copy(w.b[mark+size-1:], w.b[mark:mark+n])
-	at := mark - 1
+	at := mark - left
 	for ; n >= 0x80; n >>= 7 {
 		w.b[at] = byte(n) | 0x80
 		at++
