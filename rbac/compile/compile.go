@@ -113,18 +113,18 @@ var (
 // policies that ask a provider whom nobody knows deny. Policies of a dry run are
 // in the shadow matcher, together with all others, and are counted by rule.
 // Equal sets give equal bytes, which meet Envoy's own constraints.
-func HTTP(set rbac.Set) (*anypb.Any, error) { return new(Compiler).HTTP(set) }
+func HTTP(set rbac.Set) (*anypb.Any, error) { return (&Compiler{once: true}).HTTP(set) }
 
 // TCP compiles set to one envoy.extensions.filters.network.rbac.v3.RBAC, which
 // decides upon a connection by the peer, the addresses and the server name. What
 // a rule asks of HTTP cannot be told. CUSTOM policies deny, since a connection is
 // asked for nowhere. AUDIT policies mark nothing.
-func TCP(set rbac.Set) (*anypb.Any, error) { return new(Compiler).TCP(set) }
+func TCP(set rbac.Set) (*anypb.Any, error) { return (&Compiler{once: true}).TCP(set) }
 
 // Audit compiles the AUDIT policies of set to an
 // envoy.extensions.filters.http.rbac.v3.RBAC that lets everything pass, and sets
 // Envoy's access_log_hint where one of them matches.
-func Audit(set rbac.Set) (*anypb.Any, error) { return new(Compiler).Audit(set) }
+func Audit(set rbac.Set) (*anypb.Any, error) { return (&Compiler{once: true}).Audit(set) }
 
 // Custom compiles the CUSTOM policies of set that ask provider to an
 // envoy.extensions.filters.http.rbac.v3.RBAC that lets everything pass, and
@@ -132,13 +132,13 @@ func Audit(set rbac.Set) (*anypb.Any, error) { return new(Compiler).Audit(set) }
 // about requests that the guards refuse: the filters of one set do not change in
 // the same moment.
 func Custom(set rbac.Set, provider string) (*anypb.Any, error) {
-	return new(Compiler).Custom(set, provider)
+	return (&Compiler{once: true}).Custom(set, provider)
 }
 
 // Linear is HTTP without a tree: one line for each rule, read from the top. It is
 // what the tree is measured against.
 func Linear(set rbac.Set) (*anypb.Any, error) {
-	return (&Compiler{linear: true}).HTTP(set)
+	return (&Compiler{linear: true, once: true}).HTTP(set)
 }
 
 // pack is anypb.New with the same bytes for equal messages.

@@ -17,6 +17,7 @@ import (
 // not for several goroutines at once.
 type Compiler struct {
 	linear bool
+	once   bool // and never again
 	levels int
 
 	seed     maphash.Seed
@@ -182,6 +183,17 @@ func (c *Compiler) enforce(w *wire, field int, set rbac.Set, filter int) error {
 	return c.decide(w, field, p)
 }
 
+// guess is about how long a filter will be, and rather less.
+func guess(boxes [][]*box) int {
+	n := 2000
+	for _, list := range boxes {
+		for _, b := range list {
+			n += 100 * b.weight
+		}
+	}
+	return n
+}
+
 // A plan is what a matcher does, in this order: guards, steps, default.
 type plan struct {
 	set       rbac.Set
@@ -217,6 +229,9 @@ func (c *Compiler) decide(w *wire, field int, p plan) error {
 			boxes[i] = append(boxes[i], list[j].box...)
 		}
 		asked = asked || len(s.policies) > 0
+	}
+	if c.once {
+		w.b = slices.Grow(w.b, guess(boxes))
 	}
 	m := w.openLong(field)
 	defer func() { w.close(m) }()
@@ -259,7 +274,7 @@ func (c *Compiler) steps(w *wire, p plan, boxes [][]*box) {
 	s, list := p.steps[0], boxes[0]
 	rest := p
 	rest.steps = p.steps[1:]
-	t := &tree{do: s.do, lead: s.lead, levels: c.levels, before: c.trees[s.part]}
+	t := &tree{do: s.do, lead: s.lead, levels: c.levels, once: c.once, before: c.trees[s.part]}
 	defer func() {
 		c.trees[s.part] = t.now
 		c.report.add(t.report)

@@ -103,7 +103,7 @@ func (l *lowering) test(t *rbac.Test) formula {
 		for i, p := range t.In {
 			kids[i] = l.match(a, p, l.wide)
 		}
-		f = or(kids...)
+		f = absorb(or(kids...))
 	}
 	if len(t.NotIn) > 0 {
 		kids := make([]formula, 0, len(t.NotIn)+2)
@@ -118,7 +118,7 @@ func (l *lowering) test(t *rbac.Test) formula {
 		if !l.wide && !l.istio && len(t.In) == 0 {
 			kids = append(kids, l.present(a))
 		}
-		f = and(kids...)
+		f = absorb(and(kids...))
 	}
 	if l.knownAnyway(t) {
 		return f

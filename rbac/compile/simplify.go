@@ -70,3 +70,40 @@ func (l *literal) follows(known *literal) (holds, sure bool) {
 	}
 	return false, false
 }
+
+// absorb drops from an or what another of its beginnings covers, and from an and
+// what another of its negated beginnings refuses: a path and all that is below
+// it are mostly named together.
+func absorb(f formula) formula {
+	if f.op != opAnd && f.op != opOr || len(f.kids) > maxAbsorb {
+		return f
+	}
+	negated := f.op == opAnd
+	covers := func(i, j int) bool {
+		a, b := f.kids[i].lit, f.kids[j].lit
+		if i == j || a == nil || b == nil || a.in != b.in || a.not != negated || b.not != negated || a.how != beginsWith {
+			return false
+		}
+		return (b.how == isExactly || b.how == beginsWith) && strings.HasPrefix(b.text, a.text) && (*a != *b || i < j)
+	}
+	var kept []formula
+	for j := range f.kids {
+		covered := false
+		for i := range f.kids {
+			covered = covered || covers(i, j)
+		}
+		if !covered {
+			kept = append(kept, f.kids[j])
+		}
+	}
+	switch {
+	case len(kept) == len(f.kids):
+		return f
+	case negated:
+		return and(kept...)
+	}
+	return or(kept...)
+}
+
+// maxAbsorb bounds the square of a long list.
+const maxAbsorb = 64

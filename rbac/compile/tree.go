@@ -1,6 +1,7 @@
 package compile
 
 import (
+	"bytes"
 	"cmp"
 	"maps"
 	"slices"
@@ -21,6 +22,8 @@ type tree struct {
 	levels int    // how many trees lie in each other at most
 	// before and now are the trees of the first level, in their order.
 	before, now []link
+	once        bool // nothing is kept
+	scratch     []byte
 	report      Report
 	inCommon    bool // what is common has been asked
 }
@@ -61,7 +64,7 @@ func (t *tree) matcher(w *wire, boxes []*box, level, chain int, otherwise func()
 		return
 	}
 	groups, left := divide(boxes, by)
-	if level == 0 {
+	if level == 0 && !t.once {
 		t.now = append(t.now, link{by, make(map[string]*branch, len(groups))})
 	}
 	open := w.opens(level)
@@ -171,7 +174,7 @@ func (t *tree) networks(w *wire, groups []group, level int) {
 // under the first level's keys is kept, and taken again as it is where the boxes
 // are the same.
 func (t *tree) under(w *wire, g *group, level int) {
-	if level > 0 {
+	if level > 0 || t.once {
 		t.onMatch(w, g.boxes, level)
 		return
 	}
@@ -183,10 +186,10 @@ func (t *tree) under(w *wire, g *group, level int) {
 	if b == nil || !slices.Equal(b.boxes, g.boxes) {
 		outer := t.report
 		t.report = Report{}
-		var own wire
-		own.b = make([]byte, 0, 512)
+		own := wire{b: t.scratch[:0]}
 		t.onMatch(&own, g.boxes, level)
-		b = &branch{boxes: g.boxes, wire: slices.Clip(own.b), deep: own.deepest, invalid: own.invalid, report: t.report}
+		t.scratch = own.b
+		b = &branch{boxes: g.boxes, wire: bytes.Clone(own.b), deep: own.deepest, invalid: own.invalid, report: t.report}
 		t.report = outer
 	}
 	t.now[last].keys[key] = b
