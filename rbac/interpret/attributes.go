@@ -1,8 +1,6 @@
 package interpret
 
 import (
-	"strings"
-
 	"github.com/istio-auth/istio-auth/rbac"
 )
 
@@ -11,6 +9,7 @@ import (
 // same words; they are written out here, since whoever checks does not ask the
 // one who is checked.
 const (
+	PeerKey    = "istio-auth.peer"    // the URI SANs of the certificate, joined by commas; not there without one
 	PathKey    = "istio-auth.path"    // %PATH(NQ:PATH)%
 	FoldKey    = "istio-auth.fold"    // rbac.FoldPath of it
 	HostKey    = "istio-auth.host"    // rbac.FoldHost of :authority; not there where that is empty
@@ -26,10 +25,14 @@ func FromRequest(r rbac.Request) Attributes {
 		DirectSource: r.Source,
 		Source:       r.Remote,
 		Destination:  r.Destination,
-		ServerName:   strings.ToLower(r.ServerName),
+		ServerName:   lower(r.ServerName),
 	}
 	if !r.Peer.ID.IsZero() {
 		a.TLS, a.URISANs = true, []string{r.Peer.ID.String()}
+	}
+	a.State = map[string]string{}
+	if a.TLS {
+		a.State[PeerKey] = a.URISANs[0]
 	}
 	if r.Protocol != rbac.HTTP {
 		return a
@@ -38,12 +41,10 @@ func FromRequest(r rbac.Request) Attributes {
 	for name, lines := range r.Headers {
 		a.Headers[name] = lines
 	}
-	a.State = map[string]string{
-		PathKey:    r.Path,
-		FoldKey:    rbac.FoldPath(r.Path),
-		IssuerKey:  only(r.Token, "iss"),
-		SubjectKey: only(r.Token, "sub"),
-	}
+	a.State[PathKey] = r.Path
+	a.State[FoldKey] = rbac.FoldPath(r.Path)
+	a.State[IssuerKey] = only(r.Token, "iss")
+	a.State[SubjectKey] = only(r.Token, "sub")
 	if host := rbac.FoldHost(r.Host); host != "" {
 		a.State[HostKey] = host
 	}
@@ -57,8 +58,10 @@ func FromRequest(r rbac.Request) Attributes {
 // none. jwt_authn refuses a token whose iss or sub is no string; and an empty
 // one is written as one that is missing.
 func only(token *rbac.Token, key string) string {
-	if list := token.Texts(key); len(list) == 1 && list[0] != "" {
-		return list[0]
+	if token != nil {
+		if text, ok := token.Claims[key].(string); ok && text != "" {
+			return text
+		}
 	}
 	return "-"
 }

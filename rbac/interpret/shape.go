@@ -387,3 +387,16 @@ func (s *Shape) Match(text string) bool {
 
 // Sets lists what the positions take, for whoever looks for a text that matches.
 func (s *Shape) Sets() []ByteSet { return s.sets }
+
+// Stuck tells that no text that begins so matches.
+func (r Run) Stuck() bool {
+	if r.begin {
+		return false
+	}
+	for _, word := range r.at {
+		if word != 0 {
+			return false
+		}
+	}
+	return true
+}

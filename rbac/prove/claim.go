@@ -1,0 +1,145 @@
+package prove
+
+import (
+	"slices"
+
+	"github.com/istio-auth/istio-auth/rbac"
+)
+
+// An outcome is what a filter does with a request: an interpret.Kind.
+type outcome int8
+
+// A part is formulas that all have one outcome: where one holds, and none of an
+// earlier part.
+type part struct {
+	items []*node
+	then  outcome
+}
+
+// A claim is what a set says that a filter does: the guards come first, then the
+// parts, and where nothing holds the last outcome. Behind the guards the facts
+// hold.
+type claim struct {
+	guards   []*node
+	parts    []part
+	last     outcome
+	facts    []literal
+	http     bool
+	provider string // of CUSTOM
+	// guarded: where a guard holds the filter must refuse. Else it may do
+	// anything.
+	guarded bool
+	// anonymous: there are peers without a certificate, of whom no fact is known.
+	anonymous bool
+}
+
+const (
+	allow outcome = iota
+	deny
+	mark // Log
+)
+
+func newLowering(set rbac.Set, tcp bool) *lowering {
+	return &lowering{
+		table: newTable(), domains: set.Domains(), accepted: set.Domains().Accepted(), plaintext: set.Plaintext(), tcp: tcp,
+		cache: map[patternKey]bothWays{},
+	}
+}
+
+// begin is the guards.
+func (w *lowering) begin() claim {
+	identity := w.is(peer, regex, workloads(w.accepted))
+	stranger := identity.not()
+	if w.plaintext {
+		stranger = and(w.is(peer, present, ""), stranger)
+	}
+	c := claim{guards: []*node{stranger}, guarded: true, http: !w.tcp, anonymous: w.plaintext}
+	c.fact(w.is(peer, present, ""), identity)
+	for _, td := range w.accepted {
+		if len(w.accepted) == 1 {
+			c.fact(w.is(peer, prefix, scheme+td.Name()+"/ns/"))
+		}
+	}
+	for _, kind := range []attrKind{issuer, subject} {
+		c.fact(w.is(kind, exact, "").not()) // written as "-", or left out
+	}
+	c.fact(w.is(port, present, ""))
+	if w.tcp {
+		return c
+	}
+	plain := []*node{
+		w.is(path, prefix, "/"), w.is(path, prefix, "//").not(),
+		w.is(path, contains, "/.;").not(), w.is(path, contains, "/..;").not(),
+	}
+	word := w.is(method, regex, "[A-Z][-A-Z]*")
+	c.guards = append(c.guards, and(plain...).not(), word.not())
+	c.fact(plain...)
+	c.fact(word, w.is(method, present, ""), w.is(method, exact, "").not(), w.is(path, present, ""))
+	// The image of rbac.FoldPath: TestFolded.
+	c.fact(w.is(fold, present, ""), w.is(fold, prefix, "/"), w.is(fold, contains, "//").not(), w.is(fold, contains, "/./").not())
+	c.fact(w.is(host, exact, "").not(), w.is(server, exact, "").not())
+	return c
+}
+
+func (c *claim) fact(nodes ...*node) {
+	for _, n := range nodes {
+		c.facts = append(c.facts, n.lit)
+	}
+}
+
+func (w *lowering) policies(list []rbac.Policy) []*node {
+	var out []*node
+	for _, p := range list {
+		w.istio, w.lenient = p.IstioCompat, p.Action != rbac.Allow
+		for _, r := range p.Rules {
+			if n := w.rule(r); n.op != constFalse {
+				out = append(out, n)
+			}
+		}
+	}
+	return out
+}
+
+// enforced is what the filter for DENY and ALLOW does.
+func (w *lowering) enforced(set rbac.Set) claim {
+	c := w.begin()
+	var denied []*node
+	for _, p := range set.Policies(rbac.Custom) {
+		// A connection is asked for nowhere.
+		if w.tcp || !slices.Contains(set.Providers(), p.Provider) {
+			denied = append(denied, w.policies([]rbac.Policy{p})...)
+		}
+	}
+	c.parts = []part{
+		{append(denied, w.policies(set.Deny())...), deny},
+		{w.policies(set.Allow()), allow},
+	}
+	if c.last = allow; len(set.Allow()) > 0 {
+		c.last = deny
+	}
+	return c
+}
+
+// audited is what the filter for AUDIT does: it marks, and refuses nobody.
+// Requests that the guards refuse are marked or not.
+func (w *lowering) audited(set rbac.Set) claim {
+	c := w.begin()
+	c.guarded = false
+	c.parts = []part{{w.policies(set.Policies(rbac.Audit)), mark}}
+	return c
+}
+
+// asked is what the shadow matcher for a provider of CUSTOM says: deny means
+// that it is asked. About what the guards refuse it is, too.
+func (w *lowering) asked(set rbac.Set, provider string) claim {
+	c := w.begin()
+	var items []*node
+	for _, p := range set.Policies(rbac.Custom) {
+		if p.Provider == provider {
+			items = append(items, w.policies([]rbac.Policy{p})...)
+		}
+	}
+	c.parts, c.provider = []part{{items, deny}}, provider
+	c.guarded = len(items) > 0 // nothing is asked otherwise
+	return c
+}

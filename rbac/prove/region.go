@@ -1,0 +1,241 @@
+package prove
+
+import (
+	"maps"
+	"slices"
+)
+
+// An entry is a formula of one side or, common, of both.
+type entry struct {
+	when   *node
+	common bool
+}
+
+// A group is entries with one outcome, in any order: where one holds, and none
+// of an earlier group.
+type group struct {
+	then    outcome
+	entries []entry
+}
+
+// A side is what a filter, or a set, does: its groups, and last.
+type side struct {
+	groups []group
+	last   outcome
+}
+
+// A state is both sides where some literals hold.
+type state struct {
+	filter, set side
+	so          []literal
+}
+
+// decided is the outcome, where it no longer depends on anything.
+func (s *side) decided() (outcome, bool) {
+	for _, g := range s.groups {
+		for _, e := range g.entries {
+			if e.when == yes {
+				return g.then, true
+			}
+		}
+		if len(g.entries) > 0 {
+			return 0, false
+		}
+	}
+	return s.last, true
+}
+
+// assume is the side where a literal holds. What cannot hold any more is left
+// out, and what comes after something that holds. It counts what it looks at.
+func (p *proof) assume(s side, l literal) side {
+	out := side{last: s.last}
+	for _, g := range s.groups {
+		next := group{then: g.then, entries: make([]entry, 0, len(g.entries))}
+		found := false
+		for _, e := range g.entries {
+			p.left--
+			switch n := p.table.assume(e.when, l); {
+			case n == yes && e.common:
+				// The other side has it, too: nothing else of the group matters.
+				next.entries = append(next.entries[:0], entry{yes, true})
+				out.groups = append(out.groups, next)
+				return out
+			case n == yes:
+				found = true
+				next.entries = append(next.entries, entry{yes, false})
+			case n != no:
+				next.entries = append(next.entries, entry{n, e.common})
+			}
+		}
+		out.groups = append(out.groups, next)
+		if found && !slices.ContainsFunc(next.entries, func(e entry) bool { return e.when != yes }) {
+			return out
+		}
+	}
+	return out
+}
+
+// own counts the entries that only this side has.
+func (s *side) own() int {
+	n := 0
+	for _, g := range s.groups {
+		for _, e := range g.entries {
+			if !e.common {
+				n++
+			}
+		}
+	}
+	return n
+}
+
+// check shows that both sides do the same wherever the state's literals hold.
+func (p *proof) check(s state) error {
+	if p.left <= 0 {
+		return ErrTooComplex
+	}
+	p.left--
+	f, okFilter := s.filter.decided()
+	m, okSet := s.set.decided()
+	if okFilter && okSet {
+		if f == m {
+			return nil
+		}
+		return p.differ(s.so, f, m)
+	}
+	if s.filter.own() == 0 && s.set.own() == 0 && s.filter.last == s.set.last && len(s.filter.groups) == len(s.set.groups) {
+		return nil // only what both have is left
+	}
+	l := s.choose(okFilter, okSet)
+	for _, l := range []literal{l, l.not()} {
+		so := append(s.so[:len(s.so):len(s.so)], l)
+		if !p.possible(so) {
+			continue
+		}
+		next := state{p.assume(s.filter, l), p.assume(s.set, l), so}
+		if err := p.check(next); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// choose is the literal to look at next: of the smallest formula that the side
+// which is not decided has, one of its own first.
+func (s *state) choose(okFilter, okSet bool) literal {
+	var best *node
+	size := 0
+	look := func(of *side, ownOnly bool) {
+		for _, g := range of.groups {
+			for _, e := range g.entries {
+				if e.when == yes || ownOnly && e.common {
+					continue
+				}
+				if n := weight(e.when); best == nil || n < size {
+					best, size = e.when, n
+				}
+			}
+			if best != nil {
+				return
+			}
+		}
+	}
+	for _, ownOnly := range []bool{true, false} {
+		if !okFilter && best == nil {
+			look(&s.filter, ownOnly)
+		}
+		if !okSet && best == nil {
+			look(&s.set, ownOnly)
+		}
+	}
+	for best.op != isLiteral {
+		best = best.terms[0]
+	}
+	return best.lit
+}
+
+func weight(n *node) int {
+	if n.op == isLiteral {
+		return 1
+	}
+	return len(n.terms) + 1
+}
+
+// possible tells whether the newest literal contradicts an earlier one, as far
+// as implies sees.
+func (p *proof) possible(so []literal) bool {
+	last := so[len(so)-1]
+	for _, l := range so[:len(so)-1] {
+		what := p.implies(l, last.atom())
+		if what != unknown && (what == isTrue) == last.negated() {
+			return false
+		}
+		what = p.implies(last, l.atom())
+		if what != unknown && (what == isTrue) == l.negated() {
+			return false
+		}
+	}
+	return true
+}
+
+// An index finds entries by a literal that a region has: those with another
+// exact text of the same attribute cannot hold there.
+type index struct {
+	exact map[attribute]map[int32][]entry
+	rest  []entry
+}
+
+func (p *proof) index(entries []entry) index {
+	out := index{exact: map[attribute]map[int32][]entry{}}
+	for _, e := range entries {
+		n, of := p.exactOf(e.when)
+		if n < 0 {
+			out.rest = append(out.rest, e)
+			continue
+		}
+		if out.exact[of] == nil {
+			out.exact[of] = map[int32][]entry{}
+		}
+		out.exact[of][n] = append(out.exact[of][n], e)
+	}
+	return out
+}
+
+// exactOf is the first exact text that a formula needs, or -1.
+func (p *proof) exactOf(n *node) (int32, attribute) {
+	terms := n.terms
+	if n.op == isLiteral {
+		terms = []*node{n}
+	} else if n.op != allOf {
+		return -1, attribute{}
+	}
+	for _, t := range terms {
+		if t.op != isLiteral || t.lit.negated() {
+			continue
+		}
+		if a := &p.atoms[t.lit.atom()]; a.how == exact && !a.ignoreCase && a.of.kind != list {
+			return t.lit.atom(), a.of
+		}
+	}
+	return -1, attribute{}
+}
+
+// in lists the entries that may hold where literals do.
+func (x *index) in(p *proof, so []literal) []entry {
+	wanted := map[attribute]int32{}
+	for _, l := range so {
+		if a := &p.atoms[l.atom()]; !l.negated() && a.how == exact && !a.ignoreCase {
+			wanted[a.of] = l.atom()
+		}
+	}
+	out := slices.Clone(x.rest)
+	for of, byAtom := range x.exact {
+		if n, ok := wanted[of]; ok {
+			out = append(out, byAtom[n]...)
+			continue
+		}
+		for _, n := range slices.Sorted(maps.Keys(byAtom)) {
+			out = append(out, byAtom[n]...)
+		}
+	}
+	return out
+}
