@@ -73,6 +73,7 @@ rbac/interpret           : rbac
 rbac/kube                : rbac rbac/access
 rbac/parse               : rbac rbac/jwks
 rbac/token               : rbac rbac/jwks
+rbac/prove               : rbac rbac/eval rbac/interpret
 rbac/rbactest            : rbac rbac/compile rbac/eval rbac/parse
 
 mesh               :
