@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/istio-auth/istio-auth/rbac/rbactest"
 )
@@ -25,7 +26,8 @@ type sender interface {
 type answer struct {
 	code                int
 	line, details, path string
-	dry, audit, hint    string
+	dry, dryResult      string   // of the dry run: line, and "allowed" or "denied"
+	audit, hint         string   // of AUDIT policies: line, and whether the request is marked
 	asks                []string // the line of each of rbactest.Providers
 }
 
@@ -33,7 +35,7 @@ type answer struct {
 func read(code int, get func(string) string) answer {
 	a := answer{
 		code: code, line: get("x-line"), details: get("x-details"), path: get("x-path"),
-		dry: get("x-dry"), audit: get("x-audit"), hint: get("x-hint"),
+		dry: get("x-dry"), dryResult: get("x-dry-result"), audit: get("x-audit"), hint: get("x-hint"),
 	}
 	for i := range rbactest.Providers {
 		a.asks = append(a.asks, get(fmt.Sprintf("x-ask-%d", i)))
@@ -143,6 +145,10 @@ func (w *world) dialer(t testing.TB, c rbactest.Connection, secure, insecure net
 		conn, err := d.Dial("tcp", address.String())
 		if err != nil {
 			return nil, err
+		}
+		// Far more than a round takes: what hangs is to be told.
+		if err := conn.SetDeadline(time.Now().Add(5 * time.Minute)); err != nil {
+			return nil, errors.Join(err, conn.Close())
 		}
 		header := fmt.Sprintf("PROXY %s %s %s %d %d\r\n", family, c.Remote, c.Destination.Addr(), port, c.Destination.Port())
 		if _, err := conn.Write([]byte(header)); err != nil {

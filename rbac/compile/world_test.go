@@ -12,6 +12,7 @@ import (
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	jwtv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/jwt_authn/v3"
 	rbacfilterv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/rbac/v3"
 	proxyv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/proxy_protocol/v3"
 	inspectorv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/tls_inspector/v3"
@@ -43,6 +44,16 @@ type world struct {
 func start(t testing.TB, ca *authority, sets []rbac.Set) *world {
 	t.Helper()
 	manager := sidecarManager(t)
+	for _, f := range manager.HttpFilters {
+		if f.Name == tokensFilter {
+			// The same for all sets that have any.
+			compiled, err := compile.Tokens(rbactest.Case{Target: rbactest.Target(), Tokens: true}.Selected(testTokens.keys()))
+			if err != nil {
+				t.Fatal(err)
+			}
+			f.ConfigType = &hcmv3.HttpFilter_TypedConfig{TypedConfig: compiled}
+		}
+	}
 	hosts := make([]*routev3.VirtualHost, len(sets))
 	for i, set := range sets {
 		hosts[i] = answers(fmt.Sprintf("c%d", i))
@@ -77,8 +88,18 @@ func perRoute(t testing.TB, set rbac.Set) map[string]*anypb.Any {
 		}
 		filters[name] = pack(t, &rbacfilterv3.RBACPerRoute{Rbac: filter})
 	}
-	compiled, err := compile.HTTP(set)
+	var c compile.Compiler
+	compiled, err := c.HTTP(set)
 	add(mesh.RBACFilter, compiled, err)
+	compiled, err = c.Audit(set)
+	add(auditFilter, compiled, err)
+	for _, provider := range rbactest.Providers {
+		compiled, err = c.Custom(set, provider)
+		add(customFilter+provider, compiled, err)
+	}
+	if len(set.Tokens()) == 0 {
+		filters[tokensFilter] = pack(t, &jwtv3.PerRouteConfig{RequirementSpecifier: &jwtv3.PerRouteConfig_Disabled{Disabled: true}})
+	}
 	return filters
 }
 
@@ -115,6 +136,7 @@ func sidecarManager(t testing.TB) *hcmv3.HttpConnectionManager {
 	if !found || manager.PathWithEscapedSlashesAction != hcmv3.HttpConnectionManager_REJECT_REQUEST {
 		t.Fatal("the sidecar's connection manager is not where this test looks for it")
 	}
+	supply(t, manager)
 	manager.AccessLog = nil
 	manager.LocalReplyConfig = &hcmv3.LocalReplyConfig{Mappers: []*hcmv3.ResponseMapper{{
 		Filter: &accesslogv3.AccessLogFilter{FilterSpecifier: &accesslogv3.AccessLogFilter_StatusCodeFilter{StatusCodeFilter: &accesslogv3.StatusCodeFilter{
@@ -134,6 +156,7 @@ func told() []*corev3.HeaderValueOption {
 	metadata := func(name, key string) { add(name, "%DYNAMIC_METADATA(envoy.filters.http.rbac:"+key+")%") }
 	metadata("x-line", compile.StatPrefix+"enforced_effective_policy_id")
 	metadata("x-dry", compile.TrialPrefix+"shadow_effective_policy_id")
+	metadata("x-dry-result", compile.TrialPrefix+"shadow_engine_result")
 	metadata("x-audit", compile.AuditPrefix+"enforced_effective_policy_id")
 	for i, provider := range rbactest.Providers {
 		metadata(fmt.Sprintf("x-ask-%d", i), compile.CustomPrefix+provider+"_shadow_effective_policy_id")

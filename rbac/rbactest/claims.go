@@ -33,7 +33,7 @@ func (g *Generator) claims(near literals) map[string]any {
 	for _, a := range near.order {
 		switch a.Kind() {
 		case rbac.Audience:
-			claims["aud"] = g.claim(near.of[a], audiences)
+			claims["aud"] = g.audience(near.of[a])
 		case rbac.Presenter:
 			claims["azp"] = g.claim(near.of[a], presenters)
 		case rbac.Claim:
@@ -78,6 +78,20 @@ func (g *Generator) claim(patterns []rbac.Pattern, words []string) any {
 		return text().(string) + " " + text().(string)
 	}
 	return text()
+}
+
+// audience is a text or a list of texts: a token with another is rejected.
+func (g *Generator) audience(patterns []rbac.Pattern) any {
+	for {
+		switch aud := g.claim(patterns, audiences).(type) {
+		case string:
+			return aud
+		case []any:
+			if !slices.ContainsFunc(aud, func(v any) bool { _, isText := v.(string); return !isText }) {
+				return aud
+			}
+		}
+	}
 }
 
 // put sets a claim beneath others, unless one of these is no object.
