@@ -14,6 +14,9 @@ import (
 // requestLog is a line of JSON a request. "peer" is the identity that the other
 // side proved: the client's inbound, the server's outbound. "details" names the
 // policy and the rule that denied, as "rbac_access_denied_matched_policy[...]".
+// Inbound, "verdict" and "rule" are what DENY and ALLOW came to, "trial_..." what
+// they would come to with the policies of a dry run in force, and "audit" is
+// true where an AUDIT policy wants the request looked at. "-" is none.
 // Queries are not logged, for they hold secrets.
 // "upstream" is the name of the [Upstream], "app" inbound.
 func (b *builder) requestLog(listener string) []*accesslogv3.AccessLog {
@@ -21,7 +24,7 @@ func (b *builder) requestLog(listener string) []*accesslogv3.AccessLog {
 	if name, ok := strings.CutPrefix(listener, "outbound-"); ok {
 		direction, side, upstream = "outbound", "UPSTREAM", name
 	}
-	return []*accesslogv3.AccessLog{b.logger(map[string]string{
+	fields := map[string]string{
 		"time":       "%START_TIME%",
 		"direction":  direction,
 		"upstream":   upstream,
@@ -40,7 +43,20 @@ func (b *builder) requestLog(listener string) []*accesslogv3.AccessLog {
 		"request_id": "%REQ(X-REQUEST-ID)%",
 		"source":     "%DOWNSTREAM_DIRECT_REMOTE_ADDRESS%",
 		"protocol":   "%PROTOCOL%",
-	}, nil)}
+	}
+	if direction == "inbound" {
+		for key, format := range map[string]string{
+			"verdict":       enforcedKeys + "enforced_engine_result",
+			"rule":          enforcedKeys + "enforced_effective_policy_id",
+			"trial_verdict": trialKeys + "shadow_engine_result",
+			"trial_rule":    trialKeys + "shadow_effective_policy_id",
+			"audit_rule":    auditKeys + "enforced_effective_policy_id",
+		} {
+			fields[key] = "%DYNAMIC_METADATA(envoy.filters.http.rbac:" + format + ")%"
+		}
+		fields["audit"] = "%DYNAMIC_METADATA(envoy.common:access_log_hint)%"
+	}
+	return []*accesslogv3.AccessLog{b.logger(fields, nil)}
 }
 
 // refusalLog is a line for each connection that failed its handshake, which no

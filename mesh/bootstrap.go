@@ -117,6 +117,9 @@ func (b *builder) bootstrap() *bootstrapv3.Bootstrap {
 	}
 	if s.Inbound != (Inbound{}) {
 		add(b.inbound(), b.appCluster())
+		for _, p := range s.Providers {
+			resources.Clusters = append(resources.Clusters, b.providerCluster(p))
+		}
 	}
 	for _, u := range s.Outbound {
 		add(b.outbound(u), b.upstreamCluster(u))
@@ -154,12 +157,12 @@ func kept() *matcherv3.ListStringMatcher {
 	list := &matcherv3.ListStringMatcher{}
 	for _, names := range []string{
 		`http\.(inbound|outbound-[^.]+)\.(rbac\..*|downstream_(rq|cx)_(total|active|[1-5]xx|max_duration_reached|drain_close)|downstream_rq_time)`,
-		`http\.inbound\..*rbac\..*`,
-		`listener\.(inbound|probe)\.(downstream_cx_(total|active|transport_socket_connect_timeout)|ssl\.(handshake|session_reused|fail_.*|connection_error|no_certificate|versions\..*|curves\..*|certificate\..*))`,
-		`cluster\.(app|outbound-[^.]+)\.(upstream_(rq|cx)_(total|active|[1-5]xx|timeout|retry|connect_fail|max_duration_reached|overflow)|ssl\.(handshake|session_reused|fail_.*|connection_error|certificate\..*))`,
+		`http\.inbound\.(.*rbac\..*|jwt_authn\..*|ext_authz\..*|lua\.errors)`,
+		`listener\.(inbound|probe)\.(downstream_pre_cx_(active|timeout)|downstream_cx_(total|active|transport_socket_connect_timeout)|ssl\.(handshake|session_reused|fail_.*|connection_error|no_certificate|versions\..*|curves\..*|certificate\..*))`,
+		`cluster\.(app|outbound-[^.]+|provider-[^.]+)\.(upstream_(rq|cx)_(total|active|[1-5]xx|timeout|retry|connect_fail|max_duration_reached|overflow)|ssl\.(handshake|session_reused|fail_.*|connection_error|certificate\..*))`,
 		`(listener\.inbound\.server_ssl_socket_factory|cluster\..*\.client_ssl_socket_factory)\..*`,
 		`sds\.[^.]+\.(update_.*|version|control_plane\.connected_state)`,
-		`extension_config_discovery\..*`,
+		`extension_config_discovery\..*\.(config_(reload|fail)|update_(success|rejected)|version)`,
 		`control_plane\.connected_state`,
 		`listener_manager\.(listener_modified|listener_create_failure|total_listeners_(active|warming|draining))`,
 		`server\.(live|state|uptime|version|memory_allocated|total_connections)`,

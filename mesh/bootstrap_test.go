@@ -233,9 +233,9 @@ func TestNothingWaitsInVain(t *testing.T) {
 			}
 		}
 	})
-	// Two secrets for each of inbound, probe, and three clusters; the filter.
-	if sources != 11 {
-		t.Errorf("%d sources, want 11", sources)
+	// Two secrets for each of inbound, probe, and three clusters; three filters.
+	if sources != 13 {
+		t.Errorf("%d sources, want 13", sources)
 	}
 }
 

@@ -2,7 +2,6 @@ package mesh
 
 import (
 	"net"
-	"net/netip"
 	"strconv"
 	"time"
 
@@ -50,10 +49,7 @@ func (b *builder) upstreamCluster(u Upstream) *clusterv3.Cluster {
 	c := b.cluster(outboundCluster(u), socketAddress(host, uint32(number)), asDownstream(&corev3.HttpProtocolOptions{
 		MaxConnectionDuration: durationpb.New(b.spans.dial),
 	}))
-	if _, err := netip.ParseAddr(host); err != nil {
-		c.ClusterDiscoveryType = &clusterv3.Cluster_Type{Type: clusterv3.Cluster_STRICT_DNS}
-		c.DnsLookupFamily = clusterv3.Cluster_V4_PREFERRED
-	}
+	lookUp(c, host)
 	c.TransportSocket = b.clientTLS(u.Servers...)
 	return c
 }

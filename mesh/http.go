@@ -12,6 +12,10 @@ import (
 	"google.golang.org/protobuf/types/known/wrapperspb"
 )
 
+// patienceWithStrangers is how long whoever connects may take for the first
+// bytes of a handshake, and then for the rest of it.
+const patienceWithStrangers = 5 * time.Second
+
 // A door is one listener for HTTP.
 type door struct {
 	name    string // of the listener
@@ -41,7 +45,7 @@ func (b *builder) listener(d door) *listenerv3.Listener {
 	}
 	if d.tls != nil {
 		// A stranger who connects and says nothing goes.
-		chain.TransportSocketConnectTimeout = durationpb.New(5 * time.Second)
+		chain.TransportSocketConnectTimeout = durationpb.New(patienceWithStrangers)
 	}
 	l := &listenerv3.Listener{
 		Name:                          d.name,

@@ -5,7 +5,8 @@
 // it may call; [Bootstrap] turns that into a whole static configuration, in
 // which certificates, trust and the policy filter are named and never held.
 // What the file does not say cannot be said later: there is no discovery of
-// listeners or clusters yet, only of secrets and of the filter [RBACFilter].
+// listeners or clusters yet, only of secrets and of the filters that decide, from
+// [TokenFilter] to [RBACFilter].
 //
 // Each choice answers a way in which a real Envoy 1.40 was seen to fail open;
 // the table in traps_test.go names them.
@@ -30,12 +31,40 @@ const (
 	// RBACFilter names the policy filter, and its resource of type
 	// envoy.config.core.v3.TypedExtensionConfig.
 	RBACFilter = "istio-auth.rbac"
+	// TokenFilter names the filter that verifies end users' tokens, AuditFilter
+	// the one that marks requests for the access log, and CustomFilter, with a
+	// provider's name behind it, the one that says whether to ask that provider.
+	// They are discovered likewise.
+	TokenFilter  = "istio-auth.jwt"
+	AuditFilter  = "istio-auth.audit"
+	CustomFilter = "istio-auth.custom."
 	// PathState is the filter state that holds the request's path without its
-	// query, normalised. The policy filter reads it; no request can set it.
+	// query, normalised. The policy filters read it; no request can set it, nor
+	// those that follow.
 	PathState = "istio-auth.path"
+	// FoldState holds rbac.FoldPath of that path.
+	FoldState = "istio-auth.fold"
+	// HostState holds rbac.FoldHost of the authority that the application gets.
+	// It is not there where that is empty.
+	HostState = "istio-auth.host"
+	// IssuerState and SubjectState hold "iss" and "sub" of the verified token.
+	// They are not there where it has none.
+	IssuerState  = "istio-auth.issuer"
+	SubjectState = "istio-auth.subject"
+	// PeerState holds the URI of the peer's certificate.
+	PeerState = "istio-auth.peer"
 	// CertificateSecret and TrustSecret are the two secrets.
 	CertificateSecret = "default"
 	TrustSecret       = "ROOTCA"
+)
+
+// Keys in Envoy's dynamic metadata that rbac/compile's filters write.
+const (
+	enforcedKeys = "istio_auth_"
+	trialKeys    = "istio_auth_dry_"
+	auditKeys    = "istio_auth_audit_"
+	customKeys   = "istio_auth_custom_" // and the provider
+	noAsk        = "no-ask"
 )
 
 // Lives that a certificate may have, so that every span computed from one is at
@@ -65,6 +94,9 @@ type Sidecar struct {
 	Inbound Inbound
 	// Outbound are the servers that the application may call.
 	Outbound []Upstream
+	// Providers are whom CUSTOM policies may ask about requests to Inbound. They
+	// are asked in this order.
+	Providers []Provider
 	// AccessLog is a file for one JSON object a request. Empty: standard output.
 	AccessLog string
 }
@@ -129,6 +161,12 @@ func (s Sidecar) Validate() error {
 	}
 	for i, u := range s.Outbound {
 		c.upstream(fmt.Sprintf("outbound[%d]", i), u, s.Workload.TrustDomain())
+	}
+	if len(s.Providers) > 0 && s.Inbound == (Inbound{}) {
+		c.add("providers", "nothing-to-ask-about", "providers are asked about inbound requests, and there are none")
+	}
+	for i, p := range s.Providers {
+		c.provider(fmt.Sprintf("providers[%d]", i), p, s.Workload.TrustDomain())
 	}
 	return errors.Join(c.problems...)
 }
@@ -222,21 +260,7 @@ func (c *checker) upstream(field string, u Upstream, td spiffeid.TrustDomain) {
 	}
 	c.listen(field+".listen", u.Listen, true)
 	c.target(field+".address", u.Address)
-	if len(u.Servers) == 0 {
-		c.add(field+".servers", "servers-missing", "name the identities that may answer: none means anybody")
-	}
-	seen := map[spiffeid.ID]bool{}
-	for j, id := range u.Servers {
-		at := fmt.Sprintf("%s.servers[%d]", field, j)
-		c.workload(at, id)
-		if !id.IsZero() && id.TrustDomain() != td {
-			c.add(at, "server-foreign", "%s is of another trust domain, whose roots this sidecar does not hold", id)
-		}
-		if seen[id] {
-			c.add(at, "server-repeated", "%s is named twice", id)
-		}
-		seen[id] = true
-	}
+	c.servers(field, u.Servers, td)
 }
 
 func (c *checker) target(field, address string) {

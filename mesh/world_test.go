@@ -17,10 +17,14 @@ import (
 	"testing"
 	"time"
 
+	bootstrapv3 "github.com/envoyproxy/go-control-plane/envoy/config/bootstrap/v3"
+	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	rbacconfigv3 "github.com/envoyproxy/go-control-plane/envoy/config/rbac/v3"
 	rbacv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/rbac/v3"
+	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
+	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/istio-auth/istio-auth/ca/catest"
 	"github.com/istio-auth/istio-auth/mesh"
@@ -48,6 +52,13 @@ type world struct {
 // newWorld starts everything but gives the sidecar nothing: the test does.
 func newWorld(t *testing.T, change ...func(*mesh.Sidecar)) *world {
 	t.Helper()
+	return newEditedWorld(t, nil, change...)
+}
+
+// newEditedWorld is a new world whose configuration the test spoils, or looks
+// into.
+func newEditedWorld(t *testing.T, edit func(*bootstrapv3.Bootstrap), change ...func(*mesh.Sidecar)) *world {
+	t.Helper()
 	envoy.Path(t)
 	dir, err := os.MkdirTemp("", "mesh")
 	if err != nil {
@@ -69,12 +80,39 @@ func newWorld(t *testing.T, change ...func(*mesh.Sidecar)) *world {
 	for _, f := range change {
 		f(&w.sidecar)
 	}
-	config, err := mesh.YAML(w.sidecar)
+	config := envoy.Config{Early: true, Args: []string{"--file-flush-interval-msec", "20"}}
+	if edit == nil {
+		config.YAML, err = mesh.YAML(w.sidecar)
+	} else if config.Proto, err = mesh.Bootstrap(w.sidecar); err == nil {
+		edit(config.Proto)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.Envoy = envoy.Start(t, envoy.Config{YAML: config, Early: true, Args: []string{"--file-flush-interval-msec", "20"}})
+	w.Envoy = envoy.Start(t, config)
 	return w
+}
+
+// editInbound changes the connection manager of the inbound listener.
+func editInbound(t *testing.T, b *bootstrapv3.Bootstrap, edit func(*hcmv3.HttpConnectionManager)) {
+	t.Helper()
+	for _, l := range b.StaticResources.Listeners {
+		if l.Name != "inbound" {
+			continue
+		}
+		filter, manager := l.FilterChains[0].Filters[0], &hcmv3.HttpConnectionManager{}
+		if err := filter.GetTypedConfig().UnmarshalTo(manager); err != nil {
+			t.Fatal(err)
+		}
+		edit(manager)
+		body, err := anypb.New(manager)
+		if err != nil {
+			t.Fatal(err)
+		}
+		filter.ConfigType = &listenerv3.Filter_TypedConfig{TypedConfig: body}
+		return
+	}
+	t.Fatal("there is no inbound listener")
 }
 
 // newLiveWorld has a certificate and a policy that lets everything through.
