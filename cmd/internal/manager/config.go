@@ -3,6 +3,9 @@
 package manager
 
 import (
+	"fmt"
+	"time"
+
 	"github.com/istio-auth/istio-auth/cmd/internal/caclient"
 	"github.com/istio-auth/istio-auth/cmd/internal/daemon"
 )
@@ -19,6 +22,14 @@ type Config struct {
 	Source Source `json:"source"`
 	// RootNamespace holds the policies of the whole mesh.
 	RootNamespace string `json:"rootNamespace"`
+	// TrustDomainAliases are other names that policies may call the trust domain
+	// by: an identity of one is the same identity of them all.
+	TrustDomainAliases []string `json:"trustDomainAliases,omitempty"`
+	// Providers are the names of those whom CUSTOM policies may ask. A sidecar's
+	// bootstrap says where each is.
+	Providers []string `json:"providers,omitempty"`
+	// Keys says how the key sets of end users' issuers are fetched.
+	Keys Keys `json:"keys"`
 	// Health serves /healthz, /readyz and /metrics. Empty: not at all.
 	Health string `json:"health"`
 }
@@ -41,7 +52,9 @@ type Files struct {
 }
 
 // Defaults is what a file overrides.
-func Defaults() Config { return Config{RootNamespace: "istio-system"} }
+func Defaults() Config {
+	return Config{RootNamespace: "istio-system", Keys: Keys{Refresh: daemon.Duration(5 * time.Minute)}}
+}
 
 // Validate says all that is wrong with c.
 func (c *Config) Validate() error {
@@ -50,6 +63,13 @@ func (c *Config) Validate() error {
 	p.Listen("listen", c.Listen, true)
 	p.Listen("health", c.Health, false)
 	p.Label("rootNamespace", c.RootNamespace)
+	for i, name := range c.TrustDomainAliases {
+		p.TrustDomain(fmt.Sprintf("trustDomainAliases[%d]", i), name)
+	}
+	for i, name := range c.Providers {
+		p.Subdomain(fmt.Sprintf("providers[%d]", i), name, true)
+	}
+	c.Keys.validate(&p, "keys")
 	c.CA.Validate(&p)
 	p.OneOf("source", map[string]bool{"kubernetes": c.Source.Kubernetes != nil, "files": c.Source.Files != nil})
 	if k := c.Source.Kubernetes; k != nil {

@@ -22,6 +22,12 @@ source: {kubernetes: {}}
 listen: 127.0.0.1:15011
 health: 127.0.0.1:15014
 rootNamespace: mesh-root
+trustDomainAliases: [old.example]
+providers: [opa.authz]
+keys:
+  refresh: 1m
+  allowNetworks: [10.0.0.0/8, 'fd00::/8']
+  caFile: /etc/issuers.pem
 ca:
   address: 127.0.0.1:15010
   bundle: /run/bundle.pem
@@ -56,6 +62,15 @@ source:
 		{On: "full", Path: "rootNamespace", Value: "a.b", Want: "rootNamespace: "},
 		{On: "full", Path: "rootNamespace", Value: "a/b", Want: "rootNamespace: "},
 		{On: "full", Path: "rootNamespace", Value: "-a", Want: "rootNamespace: "},
+		{On: "full", Path: "trustDomainAliases[0]", Value: "spiffe://old.example", Want: "trustDomainAliases[0]: is a bare name"},
+		{On: "full", Path: "trustDomainAliases[0]", Value: "OLD", Want: "trustDomainAliases[0]: "},
+		{On: "full", Path: "providers[0]", Value: `""`, Want: "providers[0]: "},
+		{On: "full", Path: "providers[0]", Value: "a_b", Want: "providers[0]: "},
+		{On: "full", Path: "keys.refresh", Value: "1s", Want: "keys.refresh: 1s: want 10s to 6h"},
+		{On: "full", Path: "keys.refresh", Value: "24h", Want: "keys.refresh: "},
+		{On: "full", Path: "keys.allowNetworks[0]", Value: "10.0.0.1/8", Want: "keys.allowNetworks[0]: "},
+		{On: "full", Path: "keys.allowNetworks[0]", Value: "10.0.0.1", Want: "keys.allowNetworks[0]: "},
+		{On: "full", Path: "keys.caFile", Value: "issuers.pem", Want: "keys.caFile: want an absolute"},
 		{On: "full", Path: "ca", Value: daemontest.Absent, Want: "ca.address: is required"},
 		{On: "full", Path: "ca.address", Value: daemontest.Absent, Want: "ca.address: is required"},
 		{On: "full", Path: "ca.address", Value: ":15010", Want: "ca.address: \":15010\" names no host"},
@@ -77,7 +92,7 @@ source:
 		{On: "full", Path: "source.files.registry", Value: "/a//b", Want: "source.files.registry: want an absolute"},
 		{On: "kubeconfig", Path: "source.kubernetes.kubeconfig", Value: "config", Want: "source.kubernetes.kubeconfig: want an absolute"},
 	},
-	Size: 215,
+	Size: 268,
 }
 
 func TestConfig(t *testing.T) { configs.Run(t) }

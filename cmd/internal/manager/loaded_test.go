@@ -1,19 +1,24 @@
 package manager
 
 import (
+	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/istio-auth/istio-auth/rbac"
 	"github.com/istio-auth/istio-auth/rbac/access"
 	"github.com/istio-auth/istio-auth/rbac/distribute"
+	"github.com/istio-auth/istio-auth/rbac/jwks"
 )
 
 // TestGrantsAreResolved: with roles of the configured root namespace, and what
 // is unresolved is told beside what is in force.
 func TestGrantsAreResolved(t *testing.T) {
-	objects, err := access.Read("test", []byte(`apiVersion: istio-auth.io/v1alpha1
+	read, err := access.Read("test", []byte(`apiVersion: istio-auth.io/v1alpha1
 kind: AccessRole
 metadata: {name: reader, namespace: root}
 spec: {permissions: [{operations: [{methods: [GET]}]}]}
@@ -36,6 +41,7 @@ spec: {roleRef: {name: reader}, subjects: [{serviceAccounts: [web]}]}
 	r := &run{
 		config:   Config{RootNamespace: "root"},
 		policies: distribute.NewServer(distribute.Mesh{TrustDomain: td, RootNamespace: "root"}),
+		objects:  &objects{keeper: &jwks.Keeper{}},
 		deps: Deps{Log: slog.New(slog.DiscardHandler), Loaded: func(all []rbac.Policy, bad error) {
 			told = true
 			if len(all) != 2 || len(all[0].Rules) != 1 || len(all[1].Rules) != 0 {
@@ -47,8 +53,61 @@ spec: {roleRef: {name: reader}, subjects: [{serviceAccounts: [web]}]}
 			}
 		}},
 	}
-	r.loaded(objects, refused)
+	r.loaded(read, refused)
 	if !told {
 		t.Error("nothing was told")
 	}
 }
+
+// TestKeysComeAndGoOut: a token rule without keys of its own is published without
+// any, and again when they have come; one whose author gave them is left alone.
+func TestKeysComeAndGoOut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const uri, inline = "https://issuer.test/keys", `{"keys":[]}`
+		set, err := jwks.Parse([]byte(aKeySet))
+		if err != nil {
+			t.Fatal(err)
+		}
+		o := &objects{keeper: &jwks.Keeper{Log: slog.New(slog.DiscardHandler), Source: fetched(func(asked string) (jwks.Set, error) {
+			if time.Sleep(time.Second); asked != uri {
+				t.Errorf("asked %s", asked)
+			}
+			return set, nil
+		})}}
+		var published []string
+		r := &run{objects: o, deps: Deps{Log: slog.New(slog.DiscardHandler)}}
+		publish := func() {
+			err := o.publish(func(_ []rbac.Policy, requests []rbac.RequestAuthentication) error {
+				published = append(published, requests[0].Rules[0].Keys+" "+requests[0].Rules[1].Keys)
+				return nil
+			})
+			if err != nil {
+				t.Error(err)
+			}
+		}
+		publish() // nothing is known yet: nothing is said
+		o.take(nil, []rbac.RequestAuthentication{{Namespace: "shop", Name: "r", Rules: []rbac.TokenRule{{Issuer: "a", KeysURI: uri}, {Issuer: "b", Keys: inline}}}})
+		publish()
+		ctx, stop := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- r.objects.keeper.Run(ctx) }()
+		<-o.keeper.Changed()
+		publish()
+		stop()
+		<-done
+		if want := []string{" " + inline, set.JSON() + " " + inline}; !slices.Equal(published, want) {
+			t.Errorf("published %q, want %q", published, want)
+		}
+		if o.requests[0].Rules[0].Keys != "" {
+			t.Error("what was read has been changed")
+		}
+	})
+}
+
+type fetched func(uri string) (jwks.Set, error)
+
+func (f fetched) Fetch(_ context.Context, uri string, _ time.Duration) (jwks.Set, error) {
+	return f(uri)
+}
+
+const aKeySet = `{"keys":[{"kty":"EC","crv":"P-256","x":"f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU","y":"x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0","kid":"a"}]}`

@@ -24,7 +24,6 @@ import (
 	"github.com/istio-auth/istio-auth/cmd/internal/daemon"
 	"github.com/istio-auth/istio-auth/mtls"
 	"github.com/istio-auth/istio-auth/rbac"
-	"github.com/istio-auth/istio-auth/rbac/access"
 	"github.com/istio-auth/istio-auth/rbac/distribute"
 	"github.com/istio-auth/istio-auth/rbac/files"
 	"github.com/istio-auth/istio-auth/sds"
@@ -52,7 +51,19 @@ func Run(ctx context.Context, c Config, d Deps) error {
 	if err != nil {
 		return fmt.Errorf("trustDomain: %w", err)
 	}
-	r := &run{td: td, config: c, deps: d, own: d.Own, health: daemon.NewHealth(), policies: distribute.NewServer(distribute.Mesh{TrustDomain: td, RootNamespace: c.RootNamespace})}
+	mesh := distribute.Mesh{TrustDomain: td, RootNamespace: c.RootNamespace, Providers: c.Providers}
+	for _, name := range c.TrustDomainAliases {
+		alias, err := spiffeid.TrustDomainFromString(name)
+		if err != nil {
+			return fmt.Errorf("trustDomainAliases: %w", err)
+		}
+		mesh.Aliases = append(mesh.Aliases, alias)
+	}
+	keeper, err := c.Keys.keeper(d)
+	if err != nil {
+		return err
+	}
+	r := &run{td: td, config: c, deps: d, own: d.Own, health: daemon.NewHealth(), policies: distribute.NewServer(mesh), objects: &objects{keeper: keeper}}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return r.health.Serve(ctx, c.Health, d.Log) })
 	group.Go(func() error { return r.join(ctx, group) })
@@ -76,6 +87,7 @@ func (r *run) join(ctx context.Context, group *errgroup.Group) error {
 		}
 		return err
 	})
+	r.keepKeys(ctx, group)
 	switch source := r.config.Source; {
 	case source.Files != nil:
 		if err := r.setHosts(source.Files.Registry); err != nil {
@@ -99,16 +111,8 @@ type run struct {
 	own      Identity
 	health   *daemon.Health
 	policies *distribute.Server
+	objects  *objects
 	streams  shares
-}
-
-// loaded takes all objects, and what was wrong with their sources.
-func (r *run) loaded(o access.Objects, bad error) {
-	all, unresolved := access.Resolve(o, r.config.RootNamespace)
-	r.deps.report(all, errors.Join(bad, unresolved))
-	if err := r.policies.Set(all, o.Requests); err != nil {
-		r.deps.Log.Error("some workloads keep the policies that they had", "err", err)
-	}
 }
 
 // report tells of a policy set, and of what is wrong with it.

@@ -1,0 +1,157 @@
+package manager
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/istio-auth/istio-auth/cmd/internal/daemon"
+	"github.com/istio-auth/istio-auth/rbac"
+	"github.com/istio-auth/istio-auth/rbac/access"
+	"github.com/istio-auth/istio-auth/rbac/jwks"
+)
+
+// Keys says how the key sets of end users' issuers are fetched.
+type Keys struct {
+	// Refresh is the time between two fetches of a key set.
+	Refresh daemon.Duration `json:"refresh"`
+	// AllowNetworks are networks that are asked although they are not public, as
+	// 10.0.0.0/8. Whoever may write a RequestAuthentication can then have any
+	// address in them asked.
+	AllowNetworks []string `json:"allowNetworks,omitempty"`
+	// CAFile has the roots that vouch for issuers' servers, in PEM. Empty: the
+	// system's.
+	CAFile string `json:"caFile,omitempty"`
+}
+
+// Times between two fetches.
+const (
+	minRefresh = 10 * time.Second
+	maxRefresh = 6 * time.Hour
+)
+
+func (k Keys) validate(p *daemon.Problems, field string) {
+	if d := time.Duration(k.Refresh); d < minRefresh || d > maxRefresh {
+		p.Addf(field+".refresh", "%v: want %v to %v", d, minRefresh, maxRefresh)
+	}
+	for i, text := range k.AllowNetworks {
+		if prefix, err := netip.ParsePrefix(text); err != nil || prefix != prefix.Masked() {
+			p.Addf(fmt.Sprintf("%s.allowNetworks[%d]", field, i), "%q: want a network as 10.0.0.0/8", text)
+		}
+	}
+	p.Path(field+".caFile", k.CAFile, false)
+}
+
+// keeper fetches as k says.
+func (k Keys) keeper(d Deps) (*jwks.Keeper, error) {
+	config := jwks.FetcherConfig{}
+	for _, text := range k.AllowNetworks {
+		prefix, err := netip.ParsePrefix(text)
+		if err != nil {
+			return nil, err
+		}
+		config.Allow = append(config.Allow, prefix)
+	}
+	if k.CAFile != "" {
+		pem, err := os.ReadFile(k.CAFile)
+		if err != nil {
+			return nil, fmt.Errorf("keys.caFile: %w", err)
+		}
+		config.Roots = x509.NewCertPool()
+		if !config.Roots.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("keys.caFile: no certificate in %s", k.CAFile)
+		}
+	}
+	return &jwks.Keeper{Source: jwks.NewFetcher(config), Log: d.Log, Every: time.Duration(k.Refresh)}, nil
+}
+
+// objects are what was read last, to which the issuers' keys are added as they
+// come.
+type objects struct {
+	keeper *jwks.Keeper
+
+	mu       sync.Mutex // guards what follows, and keeps publications in order
+	known    bool
+	policies []rbac.Policy
+	requests []rbac.RequestAuthentication
+}
+
+// take holds what was read, and says which key sets are in use.
+func (o *objects) take(policies []rbac.Policy, requests []rbac.RequestAuthentication) {
+	uris := map[string]time.Duration{}
+	for _, r := range requests {
+		for _, rule := range r.Rules {
+			if rule.KeysURI != "" && rule.Keys == "" {
+				uris[rule.KeysURI] = max(uris[rule.KeysURI], rule.Timeout)
+			}
+		}
+	}
+	o.mu.Lock()
+	o.known, o.policies, o.requests = true, policies, requests
+	o.mu.Unlock()
+	o.keeper.Use(uris)
+}
+
+// publish hands on what is held, with the keys that are known now. An issuer
+// whose keys are not known keeps none, and its tokens are rejected.
+func (o *objects) publish(to func([]rbac.Policy, []rbac.RequestAuthentication) error) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if !o.known {
+		return nil
+	}
+	requests := make([]rbac.RequestAuthentication, len(o.requests))
+	for i, r := range o.requests {
+		rules := make([]rbac.TokenRule, len(r.Rules))
+		for j, rule := range r.Rules {
+			if rule.KeysURI != "" && rule.Keys == "" {
+				rule.Keys = o.keeper.Keys(rule.KeysURI)
+			}
+			rules[j] = rule
+		}
+		r.Rules = rules
+		requests[i] = r
+	}
+	return to(o.policies, requests)
+}
+
+// loaded takes all objects, and what was wrong with their sources.
+func (r *run) loaded(o access.Objects, bad error) {
+	all, unresolved := access.Resolve(o, r.config.RootNamespace)
+	r.deps.report(all, errors.Join(bad, unresolved))
+	r.objects.take(all, o.Requests)
+	r.publish()
+}
+
+func (r *run) publish() {
+	if err := r.objects.publish(r.policies.Set); err != nil {
+		r.deps.Log.Error("some workloads keep the policies that they had", "err", err)
+	}
+}
+
+// keepKeys fetches key sets until ctx ends, and publishes those that change.
+func (r *run) keepKeys(ctx context.Context, group *errgroup.Group) {
+	group.Go(func() error {
+		if err := r.objects.keeper.Run(ctx); ctx.Err() == nil {
+			return err
+		}
+		return nil
+	})
+	group.Go(func() error {
+		for {
+			select {
+			case <-r.objects.keeper.Changed():
+				r.publish()
+			case <-ctx.Done():
+				return nil
+			}
+		}
+	})
+}
