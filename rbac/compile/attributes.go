@@ -2,7 +2,6 @@ package compile
 
 import (
 	"net/netip"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -250,7 +249,7 @@ func likeSegments(in input, segments []string, end string) formula {
 			wild = true
 			continue
 		}
-		re.WriteString("/" + regexp.QuoteMeta(s))
+		re.WriteString("/" + quoteRegex(s))
 		if !wild {
 			lead.WriteString("/" + s)
 		}
@@ -272,7 +271,7 @@ func likeWorkload(domains []spiffeid.TrustDomain) string {
 	const name, account = `[a-z0-9]([-a-z0-9]*[a-z0-9])?`, `[a-z0-9]([-.a-z0-9]*[a-z0-9])?`
 	names := make([]string, len(domains))
 	for i, td := range domains {
-		names[i] = regexp.QuoteMeta(td.Name())
+		names[i] = quoteRegex(td.Name())
 	}
 	return scheme + "(" + strings.Join(names, "|") + ")/ns/" + name + "/sa/" + account
 }

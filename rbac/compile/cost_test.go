@@ -43,7 +43,7 @@ func BenchmarkCompile(b *testing.B) {
 		set := rbac.Select(policies, rbactest.Target())
 		run := func(name string, compile func(i int) (*anypb.Any, error)) {
 			b.Run(fmt.Sprintf("%v/%s", shape, name), func(b *testing.B) {
-				size, i, began := 0, 0, cpu()
+				size, i, began := 0, 0, spent()
 				for b.Loop() {
 					packed, err := compile(i)
 					if err != nil {
@@ -53,7 +53,7 @@ func BenchmarkCompile(b *testing.B) {
 					i++
 				}
 				b.ReportMetric(float64(size)/n, "B/policy")
-				b.ReportMetric(float64((cpu()-began).Microseconds())/float64(b.N)/n, "cpu-us/policy")
+				b.ReportMetric(float64((spent()-began).Microseconds())/float64(b.N)/n, "cpu-us/policy")
 			})
 		}
 		run("whole", func(int) (*anypb.Any, error) { return compile.HTTP(set) })
@@ -70,8 +70,8 @@ func BenchmarkCompile(b *testing.B) {
 	}
 }
 
-// cpu is what this process has used, on a machine that it shares.
-func cpu() time.Duration {
+// spent is what this process has used, on a machine that it shares.
+func spent() time.Duration {
 	var u syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
 		return 0
