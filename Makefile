@@ -33,7 +33,13 @@ envoy: build ## install the pinned Envoy into .tools/
 test: lint ## run every test that this machine permits, and name what it skipped
 	cd tools && go test ./...
 	cd deploy/images && go test ./...
-	go tool -modfile=tools/go.mod gotestsum --format pkgname-and-test-fails -- -p 2 -timeout 30m ./...
+	ISTIO_AUTH_CASES=200000 go tool -modfile=tools/go.mod gotestsum --format pkgname-and-test-fails -- -p 2 -timeout 30m ./...
+
+CASES ?= 5000000
+SEED ?= 1
+.PHONY: soak
+soak: ## have the evaluators of policy agree on CASES=5000000 random cases, from SEED=1 on
+	go test -v -count=1 -timeout 24h -run 'TestEnvoyAgrees|TestMismatches|TestMetamorphic' ./rbac/compile -args -cases $(CASES) -seed $(SEED)
 
 .PHONY: race
 race: ## run the tests under the race detector, by hand: it needs cgo and compiles all anew

@@ -81,6 +81,22 @@ func peerState(t testing.TB) *anypb.Any {
 	return pack(t, &setstatev3.Config{OnDownstreamTlsHandshake: []*filterstatev3.FilterStateValue{textState(compile.PeerKey, "%DOWNSTREAM_PEER_URI_SAN%")}})
 }
 
+// textState puts a text into filter state, unless it is empty.
+func textState(key, format string) *filterstatev3.FilterStateValue {
+	return &filterstatev3.FilterStateValue{
+		Key:         &filterstatev3.FilterStateValue_ObjectKey{ObjectKey: key},
+		FactoryKey:  "envoy.string",
+		ReadOnly:    true,
+		SkipIfEmpty: true,
+		Value: &filterstatev3.FilterStateValue_FormatString{FormatString: &corev3.SubstitutionFormatString{
+			OmitEmptyValues: true,
+			Format: &corev3.SubstitutionFormatString_TextFormatSource{TextFormatSource: &corev3.DataSource{
+				Specifier: &corev3.DataSource_InlineString{InlineString: format},
+			}},
+		}},
+	}
+}
+
 func tcpLog(t testing.TB, file string) []*accesslogv3.AccessLog {
 	format, err := structpb.NewStruct(map[string]any{
 		"From":    "%DOWNSTREAM_DIRECT_REMOTE_ADDRESS% %DOWNSTREAM_REMOTE_PORT%",

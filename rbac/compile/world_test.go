@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -45,7 +46,7 @@ func start(t testing.TB, ca *authority, sets []rbac.Set) *world {
 	t.Helper()
 	manager := sidecarManager(t)
 	for _, f := range manager.HttpFilters {
-		if f.Name == tokensFilter {
+		if f.Name == mesh.TokenFilter {
 			// The same for all sets that have any.
 			compiled, err := compile.Tokens(rbactest.Case{Target: rbactest.Target(), Tokens: true}.Selected(testTokens.keys()))
 			if err != nil {
@@ -92,28 +93,34 @@ func perRoute(t testing.TB, set rbac.Set) map[string]*anypb.Any {
 	compiled, err := c.HTTP(set)
 	add(mesh.RBACFilter, compiled, err)
 	compiled, err = c.Audit(set)
-	add(auditFilter, compiled, err)
+	add(mesh.AuditFilter, compiled, err)
 	for _, provider := range rbactest.Providers {
 		compiled, err = c.Custom(set, provider)
-		add(customFilter+provider, compiled, err)
+		add(mesh.CustomFilter+provider, compiled, err)
 	}
 	if len(set.Tokens()) == 0 {
-		filters[tokensFilter] = pack(t, &jwtv3.PerRouteConfig{RequirementSpecifier: &jwtv3.PerRouteConfig_Disabled{Disabled: true}})
+		filters[mesh.TokenFilter] = pack(t, &jwtv3.PerRouteConfig{RequirementSpecifier: &jwtv3.PerRouteConfig_Disabled{Disabled: true}})
 	}
 	return filters
 }
 
-// sidecarManager is the inbound connection manager of mesh.Bootstrap, with two
-// changes: the policy comes with the route, and every answer tells which line of
-// which filter decided.
+// sidecarManager is the inbound connection manager of mesh.Bootstrap, with three
+// changes: the policy comes with the route, every answer tells which line of
+// which filter decided, and providers are not asked: whether they would be is
+// among what is told.
 func sidecarManager(t testing.TB) *hcmv3.HttpConnectionManager {
 	t.Helper()
+	var providers []mesh.Provider
+	for _, name := range rbactest.Providers {
+		providers = append(providers, mesh.Provider{Name: name, GRPC: "127.0.0.1:3"})
+	}
 	config, err := mesh.Bootstrap(mesh.Sidecar{
 		Workload:        spiffeid.RequireFromSegments(rbactest.TrustDomain, "ns", rbactest.Namespace, "sa", "web"),
 		AgentSocket:     "/agent.sock",
 		RuntimeDir:      "/run",
 		CertificateLife: 24 * time.Hour,
 		Inbound:         mesh.Inbound{Listen: "127.0.0.1:1", App: "127.0.0.1:2"},
+		Providers:       providers,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -126,9 +133,10 @@ func sidecarManager(t testing.TB) *hcmv3.HttpConnectionManager {
 			}
 		}
 	}
-	found := false
+	all := len(manager.HttpFilters)
+	manager.HttpFilters = slices.DeleteFunc(manager.HttpFilters, func(f *hcmv3.HttpFilter) bool { return strings.HasPrefix(f.Name, "istio-auth.ask.") })
+	found := all == len(manager.HttpFilters)+len(providers)
 	for _, f := range manager.HttpFilters {
-		found = found || f.Name == mesh.RBACFilter
 		if discovery := f.GetConfigDiscovery(); discovery != nil {
 			f.ConfigType = &hcmv3.HttpFilter_TypedConfig{TypedConfig: discovery.GetDefaultConfig()}
 		}
@@ -136,7 +144,6 @@ func sidecarManager(t testing.TB) *hcmv3.HttpConnectionManager {
 	if !found || manager.PathWithEscapedSlashesAction != hcmv3.HttpConnectionManager_REJECT_REQUEST {
 		t.Fatal("the sidecar's connection manager is not where this test looks for it")
 	}
-	supply(t, manager)
 	manager.AccessLog = nil
 	manager.LocalReplyConfig = &hcmv3.LocalReplyConfig{Mappers: []*hcmv3.ResponseMapper{{
 		Filter: &accesslogv3.AccessLogFilter{FilterSpecifier: &accesslogv3.AccessLogFilter_StatusCodeFilter{StatusCodeFilter: &accesslogv3.StatusCodeFilter{

@@ -123,7 +123,7 @@ func (g *Generator) Call(policies []rbac.Policy) Call {
 	if g.features.has(Headers) {
 		c.Headers = g.headers(near)
 	}
-	if g.features.has(Tokens) && g.chance(60) {
+	if g.features.has(Tokens) && g.chance(45) {
 		c.Claims = g.claims(near)
 	}
 	return c
