@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -32,6 +33,33 @@ func TestMain(m *testing.M) {
 		"istio-manager":   func() { os.Exit(daemon.Execute(manager.Command())) },
 		"istio-nodeagent": func() { os.Exit(daemon.Execute(nodeagent.Command())) },
 	})
+}
+
+// TestIstioScripts: the scripts that hold policies from Istio's documentation, and
+// the decisions in them, get no fewer.
+func TestIstioScripts(t *testing.T) {
+	scripts, err := filepath.Glob("testdata/script/istio-*.txtar")
+	if err != nil {
+		t.Fatal(err)
+	}
+	decisions := 0
+	for _, script := range scripts {
+		text, err := os.ReadFile(script)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(string(text)) {
+			if strings.HasPrefix(line, "exec istio-auth policy explain ") && strings.Contains(line, " --expect ") {
+				decisions++
+			}
+		}
+	}
+	if got, want := len(scripts), 21; got != want {
+		t.Errorf("%d scripts, want %d", got, want)
+	}
+	if got, want := decisions, 368; got != want {
+		t.Errorf("%d decisions, want %d", got, want)
+	}
 }
 
 // TestScript runs testdata/script/*.txtar. Beside what testscript gives them,

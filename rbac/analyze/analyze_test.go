@@ -89,6 +89,7 @@ var rows = []row{
 
 	{"an absence allowed", one("ALLOW", `notRequestPrincipals: ["*"]`), tokens, "warning never-matches " + from},
 	{"an absence denied", one("DENY", `notRequestPrincipals: ["*"]`), tokens, ""},
+	{"nobody denied, as a second line", one("DENY", `notPrincipals: ["*"]`), "", "warning never-matches " + from},
 	{"an absence allowed as Istio does", strings.Replace(one("ALLOW", `notRequestPrincipals: ["*"]`), "namespace: shop", "namespace: shop, annotations: {istio-auth.io/compat: istio}", 1), tokens, "warning compat-istio metadata.annotations.istio-auth.io/compat"},
 	{"a method that is and is not", one("ALLOW", `methods: [GET], notMethods: ["G*"]`), "", "warning never-matches " + to},
 	{"a method that is not another", one("ALLOW", `methods: [GET], notMethods: ["P*"]`), "", ""},
@@ -206,7 +207,7 @@ func findings(found []analyze.Finding) string {
 }
 
 func TestCheck(t *testing.T) {
-	if got, want := len(rows)+len(withWorkloads)+len(withPlaintext), 97; got != want {
+	if got, want := len(rows)+len(withWorkloads)+len(withPlaintext), 98; got != want {
 		t.Errorf("%d rows, want %d", got, want)
 	}
 	seen := map[analyze.Code]bool{analyze.NeedsProvider: true, analyze.HostWithPort: true} // in TestExpressions

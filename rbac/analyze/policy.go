@@ -203,23 +203,37 @@ func (r *ruleCheck) contradictions() {
 	when := r.field + ".when"
 	if r.contradicts(r.reading(), r.rule.When) {
 		if !r.dead[when] {
-			r.never(when)
+			r.never(when, r.rule.When)
 		}
 		return
 	}
 	r.clauses(func(field string, clause rbac.Clause) {
-		if field != when && !r.dead[field] && r.contradicts(r.reading(), slices.Concat(clause, r.rule.When)) {
-			r.never(field)
+		tests := slices.Concat(clause, r.rule.When)
+		if field != when && !r.dead[field] && r.contradicts(r.reading(), tests) {
+			r.never(field, tests)
 		}
 	})
 }
 
-func (r *ruleCheck) never(field string) {
+func (r *ruleCheck) never(field string, tests rbac.Clause) {
+	if r.policy.Action != rbac.Allow && r.ofNobody(tests) {
+		// Istio's documentation has authors write this as a second line of defence.
+		r.say(NeverMatches, Warning, field, "only a peer without a certificate satisfies this, and it is refused before, since no workload listens to such peers")
+		return
+	}
 	message := "no request that can be told satisfies this"
 	if r.policy.Action == rbac.Allow {
 		message += "; that something is absent lets nobody in"
 	}
 	r.say(NeverMatches, r.noOp(), field, message)
+}
+
+// ofNobody tells that a peer without a certificate would satisfy tests that no
+// other does.
+func (r *ruleCheck) ofNobody(tests rbac.Clause) bool {
+	with := *r.checker
+	with.classes = append(slices.Clone(r.classes), class{})
+	return !with.contradicts(r.reading(), tests)
 }
 
 // everything looks for a DENY rule that denies all.
