@@ -86,7 +86,7 @@ var fences = map[string][]string{
 	"cel.dev/":                                 {"rbac/cel"},
 	"k8s.io/":                                  {"api", "attest/k8stoken", "rbac/kube", "manager/kube", "nodeagent/csi", "cmd"},
 	"istio.io/":                                {"rbac/parse", "rbac/kube", "ca/server"},
-	"github.com/envoyproxy/":                   {"sds", "sds/stream", "sds/secret", "sds/sdstest", "rbac/compile", "rbac/distribute", "mesh"},
+	"github.com/envoyproxy/":                   {"sds", "sds/stream", "sds/secret", "sds/sdstest", "rbac/compile", "rbac/distribute", "mesh", "cmd/internal/bench"},
 	"go.step.sm/crypto":                        {"ca/signer", "ca/profile", "ca/keypolicy"},
 	"github.com/zmap/":                         {"ca/lint"},
 	"modernc.org/sqlite":                       {"ca/store"},
