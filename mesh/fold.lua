@@ -7,12 +7,13 @@
 local byte, find, gsub, lower, match, sub =
   string.byte, string.find, string.gsub, string.lower, string.match, string.sub
 
--- octets are what the 484 spellings of two hexadecimal digits stand for.
+-- octets are what two hexadecimal digits stand for, where that is ASCII.
 local octets = {}
 local digits = "0123456789abcdefABCDEF"
 for high in string.gmatch(digits, ".") do
   for low in string.gmatch(digits, ".") do
-    octets[high .. low] = string.char(tonumber(high .. low, 16))
+    local b = tonumber(high .. low, 16)
+    if b < 0x80 then octets[high .. low] = string.char(b) end
   end
 end
 

@@ -1,12 +1,16 @@
 package rbac
 
-import "strings"
+import (
+	"strings"
+	"unicode/utf8"
+)
 
 // FoldPath is a path as the most obliging application might resolve it:
 // percent-encodings decoded, however often they were encoded, backslashes for
 // slashes, path parameters cut, dots and blanks at the end of a segment
 // dropped, dot segments resolved, what follows a decoded ?, # or NUL cut, all in
-// lower case. Applications differ, so a path that policy cannot read in one way
+// lower case. Bytes beyond ASCII stay encoded: a folded path is ASCII, as the
+// patterns are that it is compared with. Applications differ, so a path that policy cannot read in one way
 // only is compared in both: see rbac/eval.
 //
 // Folding is for comparing. What the application gets is the path.
@@ -51,7 +55,7 @@ func isFolded(path string) bool {
 	before := byte('/')
 	for i := 1; i < len(path); i++ {
 		b := path[i]
-		if _, encoded := escaped(path[i:]); encoded {
+		if b, encoded := escaped(path[i:]); encoded && b < utf8.RuneSelf {
 			return false
 		}
 		if 'A' <= b && b <= 'Z' || strings.IndexByte("\\;?#\x00", b) >= 0 || b == '/' && strings.IndexByte("/. ", before) >= 0 {
@@ -71,7 +75,7 @@ func decodePercent(s string) string {
 	}
 	var out strings.Builder
 	for i := 0; i < len(s); {
-		if b, ok := escaped(s[i:]); ok {
+		if b, ok := escaped(s[i:]); ok && b < utf8.RuneSelf {
 			out.WriteByte(b)
 			i += 3
 			continue
