@@ -175,7 +175,7 @@ func TestShapes(t *testing.T) {
 			}
 		}
 	}
-	if got, want := len(rbactest.Shapes()), 5; got != want {
+	if got, want := len(rbactest.Shapes()), 6; got != want {
 		t.Errorf("%d shapes, want %d", got, want)
 	}
 }

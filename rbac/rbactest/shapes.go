@@ -21,11 +21,12 @@ const (
 	ByPrefix    Shape = "prefix"    // a service account, a method, and a path's beginning
 	ByNamespace Shape = "namespace" // a namespace, a method, and a path's beginning
 	ByClaims    Shape = "claims"    // an end user's group and issuer, and a path
-	Rich        Shape = "rich"      // lists, negations, hosts, headers and networks; a tenth are DENY
+	Rich        Shape = "rich"      // lists, and negations of namespaces, paths and a header; a tenth are DENY
+	Dense       Shape = "dense"     // all that one rule can ask: lists of every field, templates, hosts, networks; a tenth are DENY
 )
 
 // Shapes lists them all.
-func Shapes() []Shape { return []Shape{ByPrincipal, ByPrefix, ByNamespace, ByClaims, Rich} }
+func Shapes() []Shape { return []Shape{ByPrincipal, ByPrefix, ByNamespace, ByClaims, Rich, Dense} }
 
 // Policies is [ByPrincipal].Policies.
 func Policies(n int, seed uint64) []rbac.Policy { return ByPrincipal.Policies(n, seed) }
@@ -42,7 +43,7 @@ func (s Shape) Policies(n int, seed uint64) []rbac.Policy {
 			Action:    rbac.Allow,
 			Rules:     []rbac.Rule{s.rule(i, r.IntN(50), r.IntN(4))},
 		}
-		if s == Rich && i%10 == 4 && i < n-1 {
+		if (s == Rich || s == Dense) && i%10 == 4 && i < n-1 {
 			policies[i].Action = rbac.Deny
 		}
 	}
@@ -67,6 +68,16 @@ func (s Shape) rule(i, team, method int) rbac.Rule {
 			From: []rbac.Clause{{one(rbac.RequestPrincipal, "https://issuer.test/*")}},
 			To:   []rbac.Clause{{one(rbac.Path, path)}},
 			When: rbac.Clause{tests(must(rbac.ClaimAttr("groups")), []string{fmt.Sprintf("group-%d", i)}, nil)},
+		}
+	}
+	if s == Rich {
+		return rbac.Rule{
+			From: []rbac.Clause{{client, tests(rbac.Attr(rbac.Namespace), nil, []string{"test-*"})}},
+			To: []rbac.Clause{{
+				tests(rbac.Attr(rbac.Method), []string{fourMethods[method], "HEAD"}, nil),
+				tests(rbac.Attr(rbac.Path), []string{path, path + "/*"}, []string{path + "/internal"}),
+			}},
+			When: rbac.Clause{tests(must(rbac.HeaderAttr("x-env")), nil, []string{"test"})},
 		}
 	}
 	return rbac.Rule{
