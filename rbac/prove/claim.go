@@ -29,6 +29,8 @@ type claim struct {
 	// guarded: where a guard holds the filter must refuse. Else it may do
 	// anything.
 	guarded bool
+	// marks: a filter that marks is another than one that allows.
+	marks bool
 	// anonymous: there are peers without a certificate, of whom no fact is known.
 	anonymous bool
 }
@@ -124,7 +126,7 @@ func (w *lowering) enforced(set rbac.Set) claim {
 // Requests that the guards refuse are marked or not.
 func (w *lowering) audited(set rbac.Set) claim {
 	c := w.begin()
-	c.guarded = false
+	c.guarded, c.marks = false, true
 	c.parts = []part{{w.policies(set.Policies(rbac.Audit)), mark}}
 	return c
 }

@@ -8,6 +8,7 @@ type node struct {
 	op    nodeOp
 	lit   literal
 	terms []*node
+	sum   sum // of id, where it was asked for
 }
 
 type nodeOp uint8

@@ -101,6 +101,7 @@ func (p *proof) apart(entries []entry) []entry {
 	var buffer []byte
 	for _, e := range entries {
 		if e.when.size(maxBoxes) > maxBoxes {
+			e.size = e.when.leaves()
 			out = append(out, e)
 			continue
 		}
@@ -110,7 +111,7 @@ func (p *proof) apart(entries []entry) []entry {
 				continue
 			}
 			seen[string(buffer)] = true
-			out = append(out, entry{when: b.node()})
+			out = append(out, entry{when: b.node(), size: len(b)})
 		}
 	}
 	return out
@@ -183,13 +184,13 @@ func (p *proof) regions(filter, says side, facts []literal) error {
 			}
 			return out
 		}
-		at := state{near(filter, inFilter), near(says, inSet), so}
+		at := state{near(filter, inFilter), near(says, inSet), n, so}
 		for _, l := range literals {
 			at.so = append(at.so, l)
 			if !p.possible(at.so) {
 				return nil
 			}
-			at.filter, at.set = p.assume(at.filter, l), p.assume(at.set, l)
+			at.filter, at.set, at.pin = p.assume(at.filter, l), p.assume(at.set, l), p.table.assume(at.pin, l)
 		}
 		return p.check(at)
 	}

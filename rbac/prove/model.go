@@ -157,10 +157,9 @@ func (w *lowering) there(a rbac.Attribute) *node {
 	return yes
 }
 
-// hasOne is where the token has an issuer or subject: "-" is none.
-func (w *lowering) hasOne(kind attrKind) *node {
-	return and(w.is(kind, present, ""), w.is(kind, exact, "-").not(), w.is(kind, exact, "").not())
-}
+// hasOne is where the token has an issuer or subject: any text but "-", which
+// is none, and the empty one.
+func (w *lowering) hasOne(kind attrKind) *node { return w.is(kind, regex, "(?s)[^-].*|-.+") }
 
 func (w *lowering) match(a rbac.Attribute, p rbac.Pattern) bothWays {
 	key := patternKey{a, p}

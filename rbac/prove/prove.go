@@ -61,7 +61,7 @@ func (d *Difference) Error() string {
 
 // effort bounds one proof: how many formulas are looked at beyond the first
 // time.
-const effort = 20_000_000
+const effort = 2_000_000
 
 // HTTP shows that filter, an HTTP RBAC filter, does what set means: the matcher
 // what is enforced, and the shadow matcher what would be with the policies of a
@@ -140,8 +140,9 @@ type proof struct {
 	matcher  *interpret.Matcher
 	claim    claim
 	shadow   bool
-	provider string // of CUSTOM
-	left     int    // of effort
+	provider string       // of CUSTOM
+	left     int          // of effort
+	done     map[sum]bool // states that are shown
 	solved   map[string]solution
 	// unsettled: differences that no request was found for.
 	unsettled string
@@ -161,7 +162,14 @@ func compare(set rbac.Set, f *interpret.Filter, shadow bool, says func(*lowering
 	if r.ofTLS && set.Plaintext() {
 		return fmt.Errorf("%w: of a connection without TLS it asks for the certificate, which refuses whatever comes next", ErrUnguarded)
 	}
-	p := &proof{table: w.table, set: set, matcher: m, claim: c, shadow: shadow, provider: c.provider, left: effort, solved: map[string]solution{}}
+	if !c.marks {
+		for i, it := range r.items {
+			if it.then == mark {
+				r.items[i].then = allow // Log lets in
+			}
+		}
+	}
+	p := &proof{table: w.table, set: set, matcher: m, claim: c, shadow: shadow, provider: c.provider, left: effort, solved: map[string]solution{}, done: map[sum]bool{}}
 	if c.guarded {
 		if err := p.guards(r); err != nil {
 			return err
@@ -206,9 +214,9 @@ func (p *proof) guards(r *reader) error {
 			if !ok || firsts[string(b.key(nil))] {
 				continue
 			}
-			s := state{filter: p.side(r.items), set: side{last: deny}}
+			s := state{filter: p.side(r.items), set: side{last: deny}, pin: yes}
 			for _, l := range b {
-				s = state{p.assume(s.filter, l), s.set, append(s.so, l)}
+				s = state{p.assume(s.filter, l), s.set, yes, append(s.so, l)}
 			}
 			if err := p.check(s); err != nil {
 				return err

@@ -9,6 +9,7 @@ import (
 type entry struct {
 	when   *node
 	common bool
+	size   int // of its formula at first, in literals
 }
 
 // A group is entries with one outcome, in any order: where one holds, and none
@@ -27,7 +28,10 @@ type side struct {
 // A state is both sides where some literals hold.
 type state struct {
 	filter, set side
-	so          []literal
+	// pin is what the state is about: where it does not hold, there is nothing
+	// to show.
+	pin *node
+	so  []literal
 }
 
 // decided is the outcome, where it no longer depends on anything.
@@ -57,14 +61,14 @@ func (p *proof) assume(s side, l literal) side {
 			switch n := p.table.assume(e.when, l); {
 			case n == yes && e.common:
 				// The other side has it, too: nothing else of the group matters.
-				next.entries = append(next.entries[:0], entry{yes, true})
+				next.entries = append(next.entries[:0], entry{yes, true, e.size})
 				out.groups = append(out.groups, next)
 				return out
 			case n == yes:
 				found = true
-				next.entries = append(next.entries, entry{yes, false})
+				next.entries = append(next.entries, entry{yes, false, e.size})
 			case n != no:
-				next.entries = append(next.entries, entry{n, e.common})
+				next.entries = append(next.entries, entry{n, e.common, e.size})
 			}
 		}
 		out.groups = append(out.groups, next)
@@ -89,49 +93,75 @@ func (s *side) own() int {
 }
 
 // check shows that both sides do the same wherever the state's literals hold.
-func (p *proof) check(s state) error {
+//
+// What was shown without regard to the literals holds for the same state
+// whichever way it is reached; only what no request has is bound to them.
+func (p *proof) check(s state) (err error) {
+	_, err = p.shown(s)
+	return err
+}
+
+// shown is check. Everywhere tells that the literals were not needed.
+func (p *proof) shown(s state) (everywhere bool, err error) {
 	if p.left <= 0 {
-		return ErrTooComplex
+		return false, ErrTooComplex
 	}
 	p.left--
+	if s.pin == no {
+		return true, nil
+	}
 	f, okFilter := s.filter.decided()
 	m, okSet := s.set.decided()
 	if okFilter && okSet {
 		if f == m {
-			return nil
+			return true, nil
 		}
-		return p.differ(s.so, f, m)
+		return false, p.differ(s.so, f, m)
 	}
 	if s.filter.own() == 0 && s.set.own() == 0 && s.filter.last == s.set.last && len(s.filter.groups) == len(s.set.groups) {
-		return nil // only what both have is left
+		return true, nil // only what both have is left
 	}
-	l := s.choose(okFilter, okSet)
+	id := s.id()
+	if p.done[id] {
+		return true, nil
+	}
+	everywhere = true
+	l := s.pin.first()
+	if s.pin == yes {
+		l = s.choose(okFilter, okSet)
+	}
 	for _, l := range []literal{l, l.not()} {
 		so := append(s.so[:len(s.so):len(s.so)], l)
 		if !p.possible(so) {
+			everywhere = false
 			continue
 		}
-		next := state{p.assume(s.filter, l), p.assume(s.set, l), so}
-		if err := p.check(next); err != nil {
-			return err
+		all, err := p.shown(state{p.assume(s.filter, l), p.assume(s.set, l), p.table.assume(s.pin, l), so})
+		if err != nil {
+			return false, err
 		}
+		everywhere = everywhere && all
 	}
-	return nil
+	if everywhere {
+		p.done[id] = true
+	}
+	return everywhere, nil
 }
 
-// choose is the literal to look at next: of the smallest formula that the side
-// which is not decided has, one of its own first.
+// choose is the literal to look at next: of the formula, on the side that is not
+// decided, of which the largest share has been found to hold. What one side has
+// mostly lies in one thing that the other has.
 func (s *state) choose(okFilter, okSet bool) literal {
 	var best *node
-	size := 0
+	share := 0
 	look := func(of *side, ownOnly bool) {
 		for _, g := range of.groups {
 			for _, e := range g.entries {
 				if e.when == yes || ownOnly && e.common {
 					continue
 				}
-				if n := weight(e.when); best == nil || n < size {
-					best, size = e.when, n
+				if n := e.when.leaves() * 1000 / max(e.size, 1); best == nil || n < share {
+					best, share = e.when, n
 				}
 			}
 			if best != nil {
@@ -139,25 +169,39 @@ func (s *state) choose(okFilter, okSet bool) literal {
 			}
 		}
 	}
-	for _, ownOnly := range []bool{true, false} {
-		if !okFilter && best == nil {
-			look(&s.filter, ownOnly)
-		}
-		if !okSet && best == nil {
-			look(&s.set, ownOnly)
-		}
+	if !okFilter {
+		look(&s.filter, okSet == okFilter)
 	}
-	for best.op != isLiteral {
-		best = best.terms[0]
+	if !okSet {
+		look(&s.set, okSet == okFilter)
 	}
-	return best.lit
+	if best == nil {
+		look(&s.filter, false)
+	}
+	if best == nil {
+		look(&s.set, false)
+	}
+	return best.first()
 }
 
-func weight(n *node) int {
+// leaves counts literals.
+func (n *node) leaves() int {
 	if n.op == isLiteral {
 		return 1
 	}
-	return len(n.terms) + 1
+	count := 0
+	for _, t := range n.terms {
+		count += t.leaves()
+	}
+	return count
+}
+
+// first is the first literal of a formula; zero of a constant.
+func (n *node) first() literal {
+	for n.op == allOf || n.op == oneOf {
+		n = n.terms[0]
+	}
+	return n.lit
 }
 
 // possible tells whether the newest literal contradicts an earlier one, as far
