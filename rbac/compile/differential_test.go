@@ -22,13 +22,10 @@ import (
 	"github.com/istio-auth/istio-auth/rbac/rbactest"
 )
 
-// built are the features that the compiler and the sidecar have.
-const built = rbactest.Everything &^ rbactest.Comparisons
-
 var (
 	caseCount = flag.Int("cases", defaultCases(), "how many random cases evaluators must agree on; also ISTIO_AUTH_CASES")
 	firstSeed = flag.Uint64("seed", 1, "the seed of the first round of cases")
-	features  = flag.Uint("features", uint(built), "the rbactest.Features of cases, as a number")
+	features  = flag.Uint("features", uint(rbactest.Everything), "the rbactest.Features of cases, as a number")
 )
 
 func defaultCases() int {
@@ -90,9 +87,11 @@ func roundOf(seed uint64, n int) []rbactest.Case {
 // of its first case. It returns those that eval decides otherwise.
 func decideAll(t *testing.T, ca *authority, cases []rbactest.Case, n *tally) []mismatch {
 	t.Helper()
-	var sets []rbac.Set
+	var sets, compiled []rbac.Set // as eval reads them, and as they are compiled
 	for _, c := range cases {
 		if c.Set == len(sets) {
+			compiled = append(compiled, c.Selected(testTokens.keys()))
+			c.Policies = withoutComparisons(c.Policies)
 			sets = append(sets, c.Selected(testTokens.keys()))
 		}
 	}
@@ -102,7 +101,7 @@ func decideAll(t *testing.T, ca *authority, cases []rbactest.Case, n *tally) []m
 	}
 	decoded := make([]map[string]*interpret.Filter, len(sets))
 	var compiler compile.Compiler
-	for i, set := range sets {
+	for i, set := range compiled {
 		decoded[i] = decodedFilters(t, &compiler, set)
 	}
 	byLine := map[line][]rbactest.Case{}
@@ -123,7 +122,7 @@ func decideAll(t *testing.T, ca *authority, cases []rbactest.Case, n *tally) []m
 	var wait sync.WaitGroup
 	var w *world
 	if len(byLine) > 0 {
-		w = start(t, ca, sets)
+		w = start(t, ca, compiled)
 		defer w.envoy.Stop()
 	}
 	for at, list := range byLine {
@@ -140,6 +139,9 @@ func decideAll(t *testing.T, ca *authority, cases []rbactest.Case, n *tally) []m
 				for i := worker; i < len(list); i += workers {
 					set := list[i].Set
 					m := judge(s, sets[set], list[i], n)
+					if !m.is() {
+						m = notWider(compiled[set], sets[set], list[i])
+					}
 					if !m.is() {
 						m = interpreted(decoded[set], sets[set], list[i])
 					}
@@ -163,6 +165,58 @@ func decideAll(t *testing.T, ca *authority, cases []rbactest.Case, n *tally) []m
 	}
 	slices.SortFunc(found, func(a, b mismatch) int { return len(a.input.String()) - len(b.input.String()) })
 	return found
+}
+
+// withoutComparisons are the policies as filters have them. No matcher of Envoy's
+// compares two attributes: a comparison is never satisfied in an ALLOW policy,
+// and always in all others.
+func withoutComparisons(policies []rbac.Policy) []rbac.Policy {
+	policies = slices.Clone(policies)
+	for i, p := range policies {
+		never := rbac.Expression{Op: rbac.Any}
+		if p.Action != rbac.Allow {
+			never.Op = rbac.All // always
+		}
+		var without func(e rbac.Expression) rbac.Expression
+		without = func(e rbac.Expression) rbac.Expression {
+			if e.Op == rbac.Compare {
+				return never
+			}
+			e.Terms = slices.Clone(e.Terms)
+			for j := range e.Terms {
+				e.Terms[j] = without(e.Terms[j])
+			}
+			return e
+		}
+		policies[i].Rules = slices.Clone(p.Rules)
+		for j, rule := range p.Rules {
+			if rule.Expression != nil {
+				e := without(*rule.Expression)
+				policies[i].Rules[j].Expression = &e
+			}
+		}
+	}
+	return policies
+}
+
+// notWider wants that filters, which compare nothing, let in nobody whom the
+// policies do not, and ask whomever they ask.
+func notWider(policies, filters rbac.Set, a rbactest.Case) mismatch {
+	m := mismatch{input: a}
+	req, err := a.Request()
+	if err != nil {
+		return m
+	}
+	want, got := eval.Decide(policies, req), eval.Decide(filters, req)
+	for _, provider := range want.Ask {
+		if got.Allowed && !slices.Contains(got.Ask, provider) {
+			m.got = "without comparisons, " + provider + " is not asked"
+		}
+	}
+	if got.Allowed && !want.Allowed {
+		m.got = "without comparisons, it is allowed"
+	}
+	return m
 }
 
 // decodedFilters are a set's, as the interpreter reads what is pushed.

@@ -140,7 +140,7 @@ func dotted(_ *rbactest.Generator, r *rand.Rand, c rbactest.Case) (rbactest.Case
 // by eval, and by the interpreter of the filters of both. Envoy decides some of
 // them as eval does.
 func TestMetamorphic(t *testing.T) {
-	sets := max(*caseCount/20, 1000)
+	sets := max(*caseCount/100, 1000)
 	g := rbactest.New(*firstSeed+1000, rbactest.Features(*features))
 	r := rand.New(rand.NewPCG(*firstSeed, 9))
 	made, moved := make([]int, len(changes)), make([]int, len(changes))
