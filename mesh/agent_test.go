@@ -35,11 +35,12 @@ type agent struct {
 	nodes     []int // size of the node in each request
 	nacks     []string
 	acks      int
+	acked     map[string]string // the version of each resource that was accepted last
 }
 
 func newAgent(t *testing.T, socket string) *agent {
 	t.Helper()
-	a := &agent{socket: socket, resources: map[string]*discoveryv3.Resource{}, changed: make(chan struct{})}
+	a := &agent{socket: socket, resources: map[string]*discoveryv3.Resource{}, acked: map[string]string{}, changed: make(chan struct{})}
 	a.start(t)
 	t.Cleanup(a.stop)
 	return a
@@ -151,6 +152,7 @@ func (a *agent) serve(stream grpc.BidiStreamingServer[discoveryv3.DeltaDiscovery
 	wanted := map[string]string{} // name => type
 	sent := map[string]string{}   // name => version
 	nonce := 0
+	carried := map[string][]*discoveryv3.Resource{} // by nonce
 	for {
 		a.mu.Lock()
 		changed := a.changed
@@ -164,6 +166,7 @@ func (a *agent) serve(stream grpc.BidiStreamingServer[discoveryv3.DeltaDiscovery
 		a.mu.Unlock()
 		for typeURL, batch := range batches {
 			nonce++
+			carried[fmt.Sprint(nonce)] = batch
 			if err := stream.Send(&discoveryv3.DeltaDiscoveryResponse{TypeUrl: typeURL, Resources: batch, Nonce: fmt.Sprint(nonce)}); err != nil {
 				return err
 			}
@@ -173,7 +176,7 @@ func (a *agent) serve(stream grpc.BidiStreamingServer[discoveryv3.DeltaDiscovery
 			if !ok {
 				return nil
 			}
-			a.record(r)
+			a.record(r, carried[r.ResponseNonce])
 			for _, name := range r.ResourceNamesSubscribe {
 				wanted[name] = r.TypeUrl
 				if v, ok := r.InitialResourceVersions[name]; ok {
@@ -187,7 +190,7 @@ func (a *agent) serve(stream grpc.BidiStreamingServer[discoveryv3.DeltaDiscovery
 	}
 }
 
-func (a *agent) record(r *discoveryv3.DeltaDiscoveryRequest) {
+func (a *agent) record(r *discoveryv3.DeltaDiscoveryRequest, batch []*discoveryv3.Resource) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.nodes = append(a.nodes, proto.Size(r.Node))
@@ -196,6 +199,9 @@ func (a *agent) record(r *discoveryv3.DeltaDiscoveryRequest) {
 		a.nacks = append(a.nacks, r.ErrorDetail.Message)
 	case r.ResponseNonce != "":
 		a.acks++
+		for _, resource := range batch {
+			a.acked[resource.Name] = resource.Version
+		}
 	}
 }
 

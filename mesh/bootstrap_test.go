@@ -35,16 +35,20 @@ func whole() mesh.Sidecar {
 			{Name: "web", Listen: "127.0.0.1:15001", Address: "web.shop.svc.cluster.local:15006", Servers: []spiffeid.ID{clientID}},
 			{Name: "db", Listen: "[::1]:15002", Address: "10.0.0.7:15006", Servers: []spiffeid.ID{clientID, serverID}},
 		},
+		Providers: []mesh.Provider{
+			{Name: "own", GRPC: "/run/istio-auth/authz.sock", Lines: true},
+			{Name: "web-judge", HTTP: "judge.shop:15006", Servers: []spiffeid.ID{clientID}, Timeout: 2 * time.Second, PathPrefix: "/check", Headers: []string{"cookie"}, Pass: []string{"x-user"}},
+		},
 		AccessLog: "/var/log/envoy/access.json",
 	}
 }
 
 func golden() map[string]mesh.Sidecar {
 	client := whole()
-	client.Inbound, client.StatusAddress, client.AccessLog = mesh.Inbound{}, "", ""
+	client.Inbound, client.StatusAddress, client.AccessLog, client.Providers = mesh.Inbound{}, "", "", nil
 	client.Outbound = client.Outbound[:1]
 	server := whole()
-	server.Outbound, server.CertificateLife, server.AccessLog = nil, 10*time.Second, ""
+	server.Outbound, server.CertificateLife, server.AccessLog, server.Providers = nil, 10*time.Second, "", nil
 	return map[string]mesh.Sidecar{"whole": whole(), "client": client, "server": server}
 }
 
@@ -98,6 +102,9 @@ func TestRefusals(t *testing.T) {
 	up := func(f func(*mesh.Upstream)) func(*mesh.Sidecar) {
 		return func(s *mesh.Sidecar) { f(&s.Outbound[0]) }
 	}
+	ask := func(f func(*mesh.Provider)) func(*mesh.Sidecar) {
+		return func(s *mesh.Sidecar) { f(&s.Providers[1]) }
+	}
 	table := map[string]row{
 		"whole":           {func(*mesh.Sidecar) {}, ""},
 		"five seconds":    {func(s *mesh.Sidecar) { s.CertificateLife = 5 * time.Second }, ""},
@@ -123,7 +130,7 @@ func TestRefusals(t *testing.T) {
 		"no life":          {func(s *mesh.Sidecar) { s.CertificateLife = 0 }, "certificateLife life-out-of-range"},
 		"short life":       {func(s *mesh.Sidecar) { s.CertificateLife = 5*time.Second - 1 }, "certificateLife life-out-of-range"},
 		"long life":        {func(s *mesh.Sidecar) { s.CertificateLife = 24*time.Hour + 1 }, "certificateLife life-out-of-range"},
-		"nothing to do":    {func(s *mesh.Sidecar) { s.Inbound, s.Outbound = mesh.Inbound{}, nil }, "inbound nothing-to-do"},
+		"nothing to do":    {func(s *mesh.Sidecar) { s.Inbound, s.Outbound, s.Providers = mesh.Inbound{}, nil, nil }, "inbound nothing-to-do"},
 		"no port":          {func(s *mesh.Sidecar) { s.Inbound.Listen = "0.0.0.0" }, "inbound.listen address-malformed"},
 		"port zero":        {func(s *mesh.Sidecar) { s.Inbound.Listen = "0.0.0.0:0" }, "inbound.listen port-zero"},
 		"big port":         {func(s *mesh.Sidecar) { s.Inbound.Listen = "0.0.0.0:65536" }, "inbound.listen address-malformed"},
@@ -168,8 +175,31 @@ func TestRefusals(t *testing.T) {
 		"server of ours":     {up(func(u *mesh.Upstream) { u.Servers[0] = id("spiffe://td.test/istio-auth/ca") }), "outbound[0].servers[0] id-not-a-workload"},
 		"foreign server":     {up(func(u *mesh.Upstream) { u.Servers[0] = id("spiffe://other.test/ns/a/sa/b") }), "outbound[0].servers[0] server-foreign"},
 		"server named twice": {up(func(u *mesh.Upstream) { u.Servers = []spiffeid.ID{clientID, clientID} }), "outbound[0].servers[1] server-repeated"},
+
+		"provider on loopback":       {ask(func(p *mesh.Provider) { p.HTTP, p.Servers = "127.0.0.1:9000", nil }), ""},
+		"provider behind a socket":   {ask(func(p *mesh.Provider) { p.HTTP, p.Servers = "/run/judge.sock", nil }), ""},
+		"provider without name":      {ask(func(p *mesh.Provider) { p.Name = "" }), "providers[1].name name-malformed"},
+		"dotted provider":            {ask(func(p *mesh.Provider) { p.Name = "a.b" }), "providers[1].name name-malformed"},
+		"same provider":              {ask(func(p *mesh.Provider) { p.Name = "own" }), "providers[1].name provider-taken"},
+		"provider nowhere":           {ask(func(p *mesh.Provider) { p.HTTP = "" }), "providers[1] provider-protocol"},
+		"provider twice":             {ask(func(p *mesh.Provider) { p.HTTP, p.GRPC, p.PathPrefix, p.Headers, p.Pass = "a:1", "a:1", "", nil, nil }), "providers[1] provider-protocol"},
+		"lines over HTTP":            {ask(func(p *mesh.Provider) { p.Lines = true }), "providers[1] provider-protocol"},
+		"prefix over gRPC":           {ask(func(p *mesh.Provider) { p.GRPC, p.HTTP = p.HTTP, "" }), "providers[1] provider-protocol"},
+		"plaintext to elsewhere":     {ask(func(p *mesh.Provider) { p.HTTP, p.Servers = "10.0.0.7:9000", nil }), "providers[1].http servers-missing"},
+		"plaintext to a name":        {ask(func(p *mesh.Provider) { p.Servers = nil }), "providers[1].http address-malformed"},
+		"identities behind a socket": {ask(func(p *mesh.Provider) { p.HTTP = "/run/judge.sock" }), "providers[1].servers servers-of-a-socket"},
+		"relative socket of one":     {ask(func(p *mesh.Provider) { p.HTTP, p.Servers = "/run/../judge.sock", nil }), "providers[1].http path-not-absolute"},
+		"foreign provider":           {ask(func(p *mesh.Provider) { p.Servers[0] = id("spiffe://other.test/ns/a/sa/b") }), "providers[1].servers[0] server-foreign"},
+		"endless patience":           {ask(func(p *mesh.Provider) { p.Timeout = time.Hour }), "providers[1].timeout timeout-out-of-range"},
+		"no patience":                {ask(func(p *mesh.Provider) { p.Timeout = -1 }), "providers[1].timeout timeout-out-of-range"},
+		"odd prefix":                 {ask(func(p *mesh.Provider) { p.PathPrefix = "/a?b" }), "providers[1].pathPrefix path-malformed"},
+		"upper-case header":          {ask(func(p *mesh.Provider) { p.Headers = []string{"Cookie"} }), "providers[1] header-malformed"},
+		"the host passed on":         {ask(func(p *mesh.Provider) { p.Pass = []string{"host"} }), "providers[1] header-malformed"},
+		"the peer passed on":         {ask(func(p *mesh.Provider) { p.Pass = []string{"x-forwarded-client-cert"} }), "providers[1] header-malformed"},
+		"a pseudo-header passed on":  {ask(func(p *mesh.Provider) { p.Pass = []string{":path"} }), "providers[1] header-malformed"},
+		"nothing to ask about":       {func(s *mesh.Sidecar) { s.Inbound = mesh.Inbound{} }, "providers nothing-to-ask-about"},
 	}
-	if got, want := len(table), 67; got != want {
+	if got, want := len(table), 89; got != want {
 		t.Fatalf("%d rows, want %d", got, want)
 	}
 	for name, row := range table {
@@ -224,6 +254,9 @@ func TestNothingWaitsInVain(t *testing.T) {
 			}
 		case *corev3.GrpcService:
 			// google_grpc ends at 4 MB, and loops.
+			if m.GetEnvoyGrpc().GetClusterName() == "provider-own" {
+				break // nobody repeats what a provider did not answer in time
+			}
 			if m.GetEnvoyGrpc().GetRetryPolicy().GetRetryBackOff().GetMaxInterval().AsDuration() != time.Second {
 				t.Errorf("%v", m)
 			}
@@ -233,9 +266,10 @@ func TestNothingWaitsInVain(t *testing.T) {
 			}
 		}
 	})
-	// Two secrets for each of inbound, probe, and three clusters; three filters.
-	if sources != 13 {
-		t.Errorf("%d sources, want 13", sources)
+	// Two secrets for each of inbound, probe, and four clusters; three filters, and
+	// one for each of two providers.
+	if sources != 17 {
+		t.Errorf("%d sources, want 17", sources)
 	}
 }
 
