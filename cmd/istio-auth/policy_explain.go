@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -229,6 +230,12 @@ func explainPolicies(mesh *meshFlags, ask *askFlags, paths []string) (answer, er
 		return refusedBefore(tokenRefused, problem), nil
 	}
 	a.Explanation = eval.Explain(set, request)
+	if set.Len() == 0 && len(resolved) > 0 {
+		a.Notes = append(a.Notes, fmt.Sprintf("none of the policies that were read (%d) applies to a workload of namespace %s with %s", len(resolved), ask.namespace, labelText(ask.labels)))
+	}
+	if a.Reason == eval.NoIdentity {
+		a.Notes = append(a.Notes, whyNobody(set.Domains(), request.Peer))
+	}
 	if object := authored(policyKind + " " + a.Policy); object != policyKind+" "+a.Policy {
 		a.Object = object
 	}
@@ -237,6 +244,28 @@ func explainPolicies(mesh *meshFlags, ask *askFlags, paths []string) (answer, er
 		a.DryRun = &dry
 	}
 	return a, nil
+}
+
+func labelText(labels map[string]string) string {
+	if len(labels) == 0 {
+		return "no labels (see --labels)"
+	}
+	var pairs []string
+	for _, key := range slices.Sorted(maps.Keys(labels)) {
+		pairs = append(pairs, key+"="+labels[key])
+	}
+	return "labels " + strings.Join(pairs, ",")
+}
+
+// whyNobody says why a peer has no identity.
+func whyNobody(domains rbac.Domains, peer rbac.Peer) string {
+	switch td := peer.ID.TrustDomain(); {
+	case peer.ID.IsZero():
+		return "the peer has no certificate (see --from), and the workload does not listen to such peers (see --plaintext)"
+	case !slices.Contains(domains.Accepted(), td):
+		return fmt.Sprintf("the trust domain %s is not accepted (see --trust-domain, --alias, --foreign)", td)
+	}
+	return fmt.Sprintf("%s is no workload: want spiffe://<trust domain>/ns/<namespace>/sa/<service account>", peer.ID)
 }
 
 func refusedBefore(reason eval.Reason, note string) answer {
