@@ -6,6 +6,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -36,7 +37,7 @@ func (f Figure) against(floor float64) Figure {
 // benches are the figures by name, in the order in which they are printed.
 var benches = []struct {
 	name string
-	run  func(context.Context) ([]Figure, error)
+	run  func(context.Context, func(Figure)) error
 }{
 	{"issuance", alone(issuance)},
 	{"fanout", alone(fanout)},
@@ -46,10 +47,13 @@ var benches = []struct {
 }
 
 // alone is a bench that has one figure.
-func alone(bench func(context.Context) (Figure, error)) func(context.Context) ([]Figure, error) {
-	return func(ctx context.Context) ([]Figure, error) {
+func alone(bench func(context.Context) (Figure, error)) func(context.Context, func(Figure)) error {
+	return func(ctx context.Context, emit func(Figure)) error {
 		f, err := bench(ctx)
-		return []Figure{f}, err
+		if err == nil {
+			emit(f)
+		}
+		return err
 	}
 }
 
@@ -75,17 +79,15 @@ func run(ctx context.Context, wanted []string, out io.Writer) error {
 		if len(wanted) > 0 && !slices.Contains(wanted, b.name) {
 			continue
 		}
-		figures, err := b.run(ctx)
-		if err != nil {
-			return fmt.Errorf("%s: %w", b.name, err)
-		}
-		for _, f := range figures {
+		var failed error
+		err := b.run(ctx, func(f Figure) {
 			if f.Name == "" {
 				f.Name = b.name
 			}
-			if err := encoder.Encode(f); err != nil {
-				return err
-			}
+			failed = errors.Join(failed, encoder.Encode(f))
+		})
+		if err := errors.Join(err, failed); err != nil {
+			return fmt.Errorf("%s: %w", b.name, err)
 		}
 	}
 	return nil
