@@ -195,8 +195,11 @@ func TestProviders(t *testing.T) {
 	}
 	w.enforce(t, set)
 
-	slow := func(ctx context.Context, _ string) (*authv3.CheckResponse, int) {
-		<-ctx.Done() // Envoy has given up
+	// Its own context would end it in the same moment in which Envoy gives up.
+	late := make(chan struct{})
+	defer close(late)
+	slow := func(context.Context, string) (*authv3.CheckResponse, int) {
+		<-late
 		return yes(), 200
 	}
 	header := func(key, value string) *corev3.HeaderValueOption {
