@@ -26,6 +26,9 @@ func TestPolicyPage(t *testing.T) {
 	}
 	page := string(text)
 	t.Run("examples", func(t *testing.T) { pageExamples(t, page) })
+	if count := fmt.Sprintf("%d scripts with %d decisions", istioScripts, istioDecisions); !strings.Contains(page, count) {
+		t.Errorf("the page does not say %q", count)
+	}
 	t.Run("findings", func(t *testing.T) {
 		var want []string
 		for _, code := range analyze.Codes() {
