@@ -39,7 +39,7 @@ CASES ?= 5000000
 SEED ?= 1
 .PHONY: soak
 soak: ## have the evaluators of policy agree on CASES=5000000 random cases, from SEED=1 on
-	go test -v -count=1 -timeout 24h -run 'TestEnvoyAgrees|TestMismatches|TestMetamorphic' ./rbac/compile -args -cases $(CASES) -seed $(SEED)
+	go test -v -count=1 -timeout 24h -run 'TestEnvoyAgrees|TestMismatches|TestMetamorphic' ./rbac/compile -args -cases $(CASES) -calls 400 -seed $(SEED)
 
 .PHONY: race
 race: ## run the tests under the race detector, by hand: it needs cgo and compiles all anew

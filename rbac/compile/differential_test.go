@@ -23,9 +23,10 @@ import (
 )
 
 var (
-	caseCount = flag.Int("cases", defaultCases(), "how many random cases evaluators must agree on; also ISTIO_AUTH_CASES")
-	firstSeed = flag.Uint64("seed", 1, "the seed of the first round of cases")
-	features  = flag.Uint("features", uint(rbactest.Everything), "the rbactest.Features of cases, as a number")
+	caseCount  = flag.Int("cases", defaultCases(), "how many random cases evaluators must agree on; also ISTIO_AUTH_CASES")
+	firstSeed  = flag.Uint64("seed", 1, "the seed of the first round of cases")
+	callsOfSet = flag.Int("calls", 100, "how many cases a set of policies has: more of them are quicker, and know fewer sets")
+	features   = flag.Uint("features", uint(rbactest.Everything), "the rbactest.Features of cases, as a number")
 )
 
 func defaultCases() int {
@@ -36,7 +37,7 @@ func defaultCases() int {
 }
 
 // A round is so many cases, which one Envoy decides.
-const setsOfRound, callsOfSet = 500, 100
+const setsOfRound = 500
 
 // TestEnvoyAgrees: rbac/eval and a real Envoy, which runs what compile made in
 // the filter chain of our sidecar, decide alike on random cases, and by a rule
@@ -47,7 +48,7 @@ func TestEnvoyAgrees(t *testing.T) {
 	var n tally
 	began := time.Now()
 	for done, seed := 0, *firstSeed; done < *caseCount && !t.Failed(); seed++ {
-		cases := roundOf(seed, min(*caseCount-done, setsOfRound*callsOfSet))
+		cases := roundOf(seed, min(*caseCount-done, setsOfRound**callsOfSet))
 		for i, m := range decideAll(t, ca, cases, &n) {
 			if i == maxShrunk {
 				break
@@ -68,14 +69,14 @@ func TestEnvoyAgrees(t *testing.T) {
 // At most so many mismatches of a round are shrunk, each by so many Envoys.
 const maxShrunk, maxEnvoys = 2, 40
 
-// roundOf makes at most n cases, callsOfSet of a set each.
+// roundOf makes at most n cases, so many of a set each.
 func roundOf(seed uint64, n int) []rbactest.Case {
 	g := rbactest.New(seed, rbactest.Features(*features))
 	var cases []rbactest.Case
 	for set := 0; len(cases) < n; set++ {
 		c := g.Case()
 		c.Set = set
-		for range min(callsOfSet, n-len(cases)) {
+		for range min(*callsOfSet, n-len(cases)) {
 			c.Call = g.Call(c.Policies)
 			cases = append(cases, c)
 		}
