@@ -65,6 +65,7 @@ rbac/compile             : rbac rbac/jwks
 rbac/distribute          : attest rbac rbac/compile rbac/distribute/policypb rbac/parse sds/stream
 rbac/distribute/policypb :
 rbac/eval                : rbac
+rbac/extauthz            : rbac rbac/eval
 rbac/files               : rbac/access rbac/parse
 rbac/jwks                : mtls
 rbac/grpcauthz           : mtls rbac rbac/eval rbac/index
@@ -86,11 +87,11 @@ var fences = map[string][]string{
 	"cel.dev/":                                 {"rbac/cel"},
 	"k8s.io/":                                  {"api", "attest/k8stoken", "rbac/kube", "manager/kube", "nodeagent/csi", "cmd"},
 	"istio.io/":                                {"rbac/parse", "rbac/kube", "ca/server"},
-	"github.com/envoyproxy/":                   {"sds", "sds/stream", "sds/secret", "sds/sdstest", "rbac/compile", "rbac/distribute", "mesh", "cmd/internal/bench"},
+	"github.com/envoyproxy/":                   {"sds", "sds/stream", "sds/secret", "sds/sdstest", "rbac/compile", "rbac/distribute", "rbac/extauthz", "mesh", "cmd/internal/bench"},
 	"go.step.sm/crypto":                        {"ca/signer", "ca/profile", "ca/keypolicy"},
 	"github.com/zmap/":                         {"ca/lint"},
 	"modernc.org/sqlite":                       {"ca/store"},
-	"google.golang.org/grpc":                   {"ca/capb", "ca/server", "ca/client", "sds", "sds/sdstest", "nodeagent/workloadapi", "nodeagent/csi", "rbac/distribute", "rbac/grpcauthz", "cmd"},
+	"google.golang.org/grpc":                   {"ca/capb", "ca/server", "ca/client", "sds", "sds/sdstest", "nodeagent/workloadapi", "nodeagent/csi", "rbac/distribute", "rbac/extauthz", "rbac/grpcauthz", "cmd"},
 	"github.com/spf13/cobra":                   {"cmd"},
 	"github.com/spiffe/go-spiffe/v2/spiffetls": {}, // its configurations are bypassed by session resumption: use mtls
 	"net/url":                                  {"attest", "ca/profile", "ca/lint", "mtls", "rbac/jwks", "cmd"},
