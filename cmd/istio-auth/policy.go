@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -11,9 +12,11 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
+	"go.yaml.in/yaml/v3"
 
 	"github.com/istio-auth/istio-auth/rbac"
 	"github.com/istio-auth/istio-auth/rbac/access"
+	"github.com/istio-auth/istio-auth/rbac/parse"
 )
 
 func policyCommand() *cobra.Command {
@@ -122,54 +125,110 @@ func trustDomains(flag string, names []string) ([]spiffeid.TrustDomain, error) {
 	return list, nil
 }
 
+// A reader reads policies from files.
+type reader struct {
+	stdin   io.Reader // what "-" is
+	all     access.Objects
+	refused []error
+	seen    map[string]bool   // files
+	in      map[string]string // the file of each object
+}
+
 // readPolicies reads files, and of folders those that end in .yaml, .yml or
 // .json. Its error joins what is refused in each of them.
-func readPolicies(paths []string) (access.Objects, error) {
-	var all access.Objects
-	var refused []error
-	in := map[string]string{} // where each object is
-	seen := map[string]bool{}
-	one := func(name string) {
-		if seen[name] {
-			return
-		}
-		seen[name] = true
-		data, err := os.ReadFile(name)
-		if err != nil {
-			refused = append(refused, err)
-			return
-		}
-		o, err := access.Read(name, data)
-		if err != nil {
-			refused = append(refused, err)
-			return
-		}
-		for _, key := range o.Keys() {
-			if other, ok := in[key]; ok && other != name {
-				refused = append(refused, fmt.Errorf("%s: %s is in %s too", name, authored(key), other))
-			}
-			in[key] = name
-		}
-		all.Add(o)
-	}
+func readPolicies(paths []string, stdin io.Reader) (access.Objects, error) {
+	r := &reader{stdin: stdin, seen: map[string]bool{}, in: map[string]string{}}
 	for _, path := range paths {
+		if path == "-" {
+			r.file(path)
+			continue
+		}
 		err := filepath.WalkDir(path, func(name string, d fs.DirEntry, err error) error {
 			if err != nil {
 				return err
 			}
 			if wanted := name == path || slices.Contains([]string{".yaml", ".yml", ".json"}, filepath.Ext(name)); wanted && !d.IsDir() {
-				one(name)
+				r.file(name)
 			}
 			return nil
 		})
 		if err != nil {
-			refused = append(refused, err)
+			r.refused = append(r.refused, err)
 		}
 	}
-	if len(refused) == 0 && len(in) == 0 {
-		refused = append(refused, fmt.Errorf("%w in %s", errNoPolicy, strings.Join(paths, ", ")))
+	if len(r.refused) == 0 && len(r.in) == 0 {
+		r.refused = append(r.refused, fmt.Errorf("%w in %s", errNoPolicy, strings.Join(paths, ", ")))
 	}
-	return all, errors.Join(refused...)
+	return r.all, errors.Join(r.refused...)
+}
+
+func (r *reader) file(name string) {
+	if r.seen[name] {
+		return
+	}
+	r.seen[name] = true
+	var data []byte
+	var err error
+	if name == "-" {
+		name = "stdin"
+		data, err = io.ReadAll(r.stdin)
+	} else {
+		data, err = os.ReadFile(name)
+	}
+	if err != nil {
+		r.refused = append(r.refused, err)
+		return
+	}
+	items, isList := itemsOf(data)
+	if !isList {
+		r.objects(name, data)
+		return
+	}
+	before := len(r.refused)
+	for i, item := range items {
+		r.objects(fmt.Sprintf("%s items[%d]", name, i), item)
+	}
+	for _, err := range each(errors.Join(r.refused[before:]...)) {
+		if e, ok := errors.AsType[*parse.Error](err); ok {
+			e.Line, e.Column = 0, 0 // of an item's own text, which nobody sees
+		}
+	}
+}
+
+func (r *reader) objects(name string, data []byte) {
+	o, err := access.Read(name, data)
+	if err != nil {
+		r.refused = append(r.refused, err)
+		return
+	}
+	for _, key := range o.Keys() {
+		if other, ok := r.in[key]; ok {
+			r.refused = append(r.refused, fmt.Errorf("%s: %s is in %s too", name, authored(key), other))
+		}
+		r.in[key] = name
+	}
+	r.all.Add(o)
+}
+
+// itemsOf are the objects of a list, which is how kubectl prints several. Whatever
+// is no list is left to the strict reader.
+func itemsOf(data []byte) (items [][]byte, isList bool) {
+	var list struct {
+		APIVersion string      `yaml:"apiVersion"`
+		Kind       string      `yaml:"kind"`
+		Items      []yaml.Node `yaml:"items"`
+	}
+	if err := yaml.Unmarshal(data, &list); err != nil || list.APIVersion != "v1" || list.Kind != "List" {
+		return nil, false
+	}
+	for i := range list.Items {
+		item, err := yaml.Marshal(&list.Items[i])
+		if err != nil {
+			return nil, false
+		}
+		items = append(items, item)
+	}
+	return items, true
 }
 
 // authored is what the author calls an object, by its kind and key: policies that

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"regexp"
 	"slices"
@@ -23,21 +24,23 @@ func policyCheckCommand() *cobra.Command {
 	failOn := "error"
 	var world worldFlags
 	command := &cobra.Command{
-		Use:   "check FILE|FOLDER...",
+		Use:   "check FILE|FOLDER|-...",
 		Short: "Read policies strictly, and say what they will not do",
 		Long: `check reads policies as the manager does. It prints what the manager would
 refuse, with file, line and column, and findings: what a policy will not do, or
 will do beyond what it seems to say. Each has a stable code, in brackets;
-docs/POLICY.md explains them.
+docs/POLICY.md explains them. The file "-" is what comes in, also as kubectl prints
+it.
 
 It exits 0 if nothing is refused and no finding is an error, and 1 otherwise.`,
 		Example: "  istio-auth policy check policies/\n" +
 			"  istio-auth policy check --trust-domain prod.example --fail-on warning -o json allow.yaml\n" +
-			"  istio-auth policy check --tcp-port 3306 database.yaml",
+			"  istio-auth policy check --tcp-port 3306 database.yaml\n" +
+			"  kubectl get authorizationpolicies,requestauthentications -A -o yaml | istio-auth policy check -",
 		Args:              cobra.MinimumNArgs(1),
 		ValidArgsFunction: policyFiles,
 		RunE: func(cmd *cobra.Command, paths []string) error {
-			list, err := checkPolicies(&mesh, &world, paths)
+			list, err := checkPolicies(&mesh, &world, paths, cmd.InOrStdin())
 			if err != nil {
 				return err
 			}
@@ -118,12 +121,12 @@ func failed(list []remark, least string) error {
 
 // checkPolicies returns what there is to say. Of what is refused nothing else is
 // said, and nothing of what is around it.
-func checkPolicies(mesh *meshFlags, around *worldFlags, paths []string) ([]remark, error) {
+func checkPolicies(mesh *meshFlags, around *worldFlags, paths []string, stdin io.Reader) ([]remark, error) {
 	target, err := mesh.target()
 	if err != nil {
 		return nil, err
 	}
-	objects, err := readPolicies(paths)
+	objects, err := readPolicies(paths, stdin)
 	if err != nil {
 		return refusals(err)
 	}

@@ -4,10 +4,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -15,6 +17,8 @@ import (
 	"github.com/istio-auth/istio-auth/rbac"
 	"github.com/istio-auth/istio-auth/rbac/access"
 	"github.com/istio-auth/istio-auth/rbac/eval"
+	"github.com/istio-auth/istio-auth/rbac/jwks"
+	"github.com/istio-auth/istio-auth/rbac/token"
 )
 
 // askFlags are the request that explain is about.
@@ -86,7 +90,7 @@ func (a *askFlags) request() (rbac.Request, error) {
 		r.Headers[name] = append(r.Headers[name], strings.TrimSpace(value))
 	}
 	if a.claims != "" {
-		if r.Token, err = token(a.claims); err != nil {
+		if r.Token, err = tokenOf(a.claims); err != nil {
 			return r, fmt.Errorf("--claims: %w", err)
 		}
 	}
@@ -96,9 +100,9 @@ func (a *askFlags) request() (rbac.Request, error) {
 	return r, err
 }
 
-// token is one with these claims. "scope" and "permission" are split at blanks,
+// tokenOf is one with these claims. "scope" and "permission" are split at blanks,
 // as of [rbac.Token].
-func token(claims string) (*rbac.Token, error) {
+func tokenOf(claims string) (*rbac.Token, error) {
 	t := &rbac.Token{}
 	if err := json.Unmarshal([]byte(claims), &t.Claims); err != nil {
 		return nil, err
@@ -120,7 +124,7 @@ func policyExplainCommand() *cobra.Command {
 	var ask askFlags
 	var output, expect string
 	command := &cobra.Command{
-		Use:   "explain FILE|FOLDER...",
+		Use:   "explain FILE|FOLDER|-...",
 		Short: "Say what policies decide about a request, and why",
 		Long: `explain decides one request by the policies in files, as every sidecar would: the
 verdict, the rule and the fields that decided, and for a denial the nearest rule
@@ -135,7 +139,7 @@ It exits 0 whatever the verdict, or, with --expect, 1 if it is another.`,
 		Args:              cobra.MinimumNArgs(1),
 		ValidArgsFunction: policyFiles,
 		RunE: func(cmd *cobra.Command, paths []string) error {
-			answer, err := explainPolicies(&mesh, &ask, paths)
+			answer, err := explainPolicies(&mesh, &ask, paths, cmd.InOrStdin())
 			if err != nil {
 				return err
 			}
@@ -192,7 +196,7 @@ func (a answer) String() string {
 	return text
 }
 
-func explainPolicies(mesh *meshFlags, ask *askFlags, paths []string) (answer, error) {
+func explainPolicies(mesh *meshFlags, ask *askFlags, paths []string, stdin io.Reader) (answer, error) {
 	target, err := mesh.target()
 	if err != nil {
 		return answer{}, err
@@ -201,7 +205,7 @@ func explainPolicies(mesh *meshFlags, ask *askFlags, paths []string) (answer, er
 		return answer{}, fmt.Errorf("--namespace %q: want a namespace", ask.namespace)
 	}
 	target.Namespace, target.Labels, target.Plaintext = ask.namespace, ask.labels, ask.plaintext
-	objects, err := readPolicies(paths)
+	objects, err := readPolicies(paths, stdin)
 	if err != nil {
 		return answer{}, err
 	}
@@ -228,6 +232,8 @@ func explainPolicies(mesh *meshFlags, ask *askFlags, paths []string) (answer, er
 		request.Token = nil
 	case problem != "":
 		return refusedBefore(tokenRefused, problem), nil
+	case tooLong(request.Token, time.Now()):
+		a.Notes = append(a.Notes, fmt.Sprintf("a sidecar answers this token with 401: its exp is more than %v away", jwks.TokenLife))
 	}
 	a.Explanation = eval.Explain(set, request)
 	if set.Len() == 0 && len(resolved) > 0 {
@@ -270,6 +276,12 @@ func whyNobody(domains rbac.Domains, peer rbac.Peer) string {
 
 func refusedBefore(reason eval.Reason, note string) answer {
 	return answer{Explanation: eval.Explanation{Verdict: eval.Verdict{Reason: reason}}, Notes: []string{note}}
+}
+
+// tooLong tells that a token says itself that it is good for too long.
+func tooLong(t *rbac.Token, now time.Time) bool {
+	expiry, ok := t.Claims["exp"].(float64)
+	return ok && expiry > float64(now.Add(jwks.TokenLife+token.Skew).Unix())
 }
 
 // tokenProblem says why no rule takes a token, as far as its claims tell; empty:
