@@ -1,5 +1,6 @@
 // Command istio-auth is the command line of Istio-Auth: it runs the whole
-// system on loopback, prints a sidecar's configuration, and checks a cluster.
+// system on loopback, prints a sidecar's configuration, checks a cluster, and
+// checks and explains policies.
 package main
 
 import (
@@ -20,7 +21,7 @@ func command() *cobra.Command {
 
 On a laptop, "istio-auth up" starts everything on loopback with a demonstration.
 On Kubernetes, install the chart; "istio-auth check --pre" says what a cluster
-lacks before that.`,
+lacks before that. "istio-auth policy" checks and explains policies in files.`,
 		// No Args: cobra's own check of them suggests the command that was meant.
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
