@@ -146,6 +146,7 @@ type proof struct {
 	solved   map[string]solution
 	// unsettled: differences that no request was found for.
 	unsettled string
+	inVain    int
 }
 
 func compare(set rbac.Set, f *interpret.Filter, shadow bool, says func(*lowering) claim) error {

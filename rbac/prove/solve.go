@@ -24,7 +24,7 @@ const maxStates = 20000
 // path and fold have more to them than that.
 var domain = map[attrKind]string{
 	peer:    "[!-~]+",
-	path:    `/[!-"$->@-~]*`,
+	path:    `[!-"$->@-~]*`,
 	fold:    `/[ -"$->@-~]*`,
 	method:  "[!-~]+",
 	host:    `[-a-z0-9_]+(\.[-a-z0-9_]+)*|\[[0-9a-f:.]+\]`,
@@ -56,6 +56,12 @@ func (p *proof) search(of attribute, literals []literal) solution {
 		return p.searchPort(literals)
 	case path, fold, method:
 		absent = false
+	case peer:
+		// A connection without TLS is refused for other reasons where no peer may
+		// be without a certificate: look for one that has one first.
+		if s := p.walk(of, literals); s.found && !p.claim.anonymous {
+			return s
+		}
 	case issuer, subject:
 		// Without a token it is "-", as Envoy writes what is missing.
 		if p.all(literals, "-") {
@@ -235,7 +241,7 @@ func (p *proof) walk(of attribute, literals []literal) solution {
 				steps = append(steps, step{at, i, b})
 			}
 		}
-		if p.left--; len(steps) > maxStates {
+		if p.left -= len(letters) * len(machines); p.left < 0 || len(steps) > maxStates {
 			return solution{gave: true}
 		}
 	}

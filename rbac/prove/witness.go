@@ -2,6 +2,7 @@ package prove
 
 import (
 	"cmp"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -39,8 +40,7 @@ func (p *proof) differ(so []literal, _, _ outcome) error {
 		return nil
 	}
 	if gave {
-		p.unsettle(so)
-		return nil
+		return p.unsettle(so)
 	}
 	for _, path := range p.paths(of, values) {
 		req.Path = path
@@ -48,14 +48,20 @@ func (p *proof) differ(so []literal, _, _ outcome) error {
 			return d
 		}
 	}
-	p.unsettle(so)
-	return nil
+	return p.unsettle(so)
 }
 
+// mostUnsettled is how many times a request is looked for in vain.
+const mostUnsettled = 30
+
 // unsettle notes literals of which it is not known whether a request has them.
-func (p *proof) unsettle(so []literal) {
+// It goes on for a while: the next may have one.
+func (p *proof) unsettle(so []literal) error {
+	if p.inVain++; p.inVain > mostUnsettled {
+		return fmt.Errorf("%w: %s", ErrUndecided, p.unsettled)
+	}
 	if p.unsettled != "" {
-		return
+		return nil
 	}
 	var words []string
 	for _, l := range so {
@@ -69,6 +75,7 @@ func (p *proof) unsettle(so []literal) {
 		words = append(words, word)
 	}
 	p.unsettled = strings.Join(words, ", ")
+	return nil
 }
 
 func sortedAttributes(of map[attribute][]literal) []attribute {
@@ -216,7 +223,7 @@ func (p *proof) paths(of map[attribute][]literal, values map[attribute]solution)
 	var out []string
 	seen := map[string]bool{}
 	try := func(s string) {
-		if seen[s] || !rbac.PlainPath(s) && p.claim.guarded || len(out) > 20 {
+		if seen[s] || len(out) > 20 {
 			return
 		}
 		seen[s] = true
