@@ -35,7 +35,9 @@ const (
 // :path holds the query, and a rule for /a would miss /a?x.
 //
 // It is one of two filters. Most targets are their own folded form, and are
-// copied. All others go to a Lua script, which costs five times as much.
+// copied. All others go to a Lua script, which costs five times as much; so do
+// cookies with a comma, since several lines of them look like that, and the
+// script refuses those.
 func (b *builder) target() *hcmv3.HttpFilter {
 	copied := &corev3.TypedExtensionConfig{Name: "envoy.filters.http.set_filter_state", TypedConfig: b.any(&setstatev3.Config{
 		OnRequestHeaders: []*filterstatev3.FilterStateValue{
@@ -48,7 +50,7 @@ func (b *builder) target() *hcmv3.HttpFilter {
 	isPlain := &xdsmatcherv3.Matcher_MatcherList_Predicate{
 		MatchType: &xdsmatcherv3.Matcher_MatcherList_Predicate_AndMatcher{AndMatcher: &xdsmatcherv3.Matcher_MatcherList_Predicate_PredicateList{
 			Predicate: []*xdsmatcherv3.Matcher_MatcherList_Predicate{
-				b.headerIs(":path", plainPath), b.headerIs(":authority", plainAuthority),
+				b.headerIs(":path", plainPath), b.headerIs(":authority", plainAuthority), not(b.headerIs("cookie", `.*,.*`)),
 			},
 		}},
 	}
@@ -90,6 +92,10 @@ func (b *builder) headerIs(name, regex string) *xdsmatcherv3.Matcher_MatcherList
 			}},
 		}},
 	}
+}
+
+func not(p *xdsmatcherv3.Matcher_MatcherList_Predicate) *xdsmatcherv3.Matcher_MatcherList_Predicate {
+	return &xdsmatcherv3.Matcher_MatcherList_Predicate{MatchType: &xdsmatcherv3.Matcher_MatcherList_Predicate_NotMatcher{NotMatcher: p}}
 }
 
 // stringState puts a text into filter state, where matchers find it. What the

@@ -72,6 +72,12 @@ function envoy_on_request(handle)
   local headers, state = handle:headers(), handle:streamInfo():filterState()
   local path, authority = headers:get(":path"), headers:get(":authority")
   if not path then return end
+  -- A client sends one line (RFC 6265 section 5.4). Of two, Envoy verifies the
+  -- first one's token, and the application takes which it likes.
+  if headers:getNumValues("cookie") > 1 then
+    handle:respond({[":status"] = "400"}, "")
+    return
+  end
   local query = find(path, "?", 1, true)
   if query then path = sub(path, 1, query - 1) end
   local host = authority and fold_host(authority)

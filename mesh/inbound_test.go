@@ -254,9 +254,12 @@ func testRequests(t *testing.T, w *world, good *tls.Config) {
 		{"CONNECT", "CONNECT cart:80 HTTP/1.1\r\nHost: cart:80\r\n\r\n", 404},
 		{"lower-case method", "get /a" + head + "\r\n", 400},
 		{"made-up method", "BREW /a" + head + "\r\n", 400},
+		{"a cookie", "GET /a" + head + "Cookie: a=b; c=d\r\n\r\n", 200},
+		{"a cookie with a comma", "GET /a" + head + "Cookie: a=b,c\r\n\r\n", 200},
+		{"two lines of cookies", "GET /a" + head + "Cookie: a=b\r\nCookie: a=c\r\n\r\n", 400},
 		{"many headers", "GET /a" + head + strings.Repeat("x: y\r\n", 101) + "\r\n", 431},
 	}
-	if got, want := len(table), 16; got != want {
+	if got, want := len(table), 19; got != want {
 		t.Fatalf("%d rows, want %d", got, want)
 	}
 	for _, row := range table {
