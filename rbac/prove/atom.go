@@ -78,10 +78,11 @@ type table struct {
 	atoms   []atom
 	numbers map[atom]int32
 	shapes  map[string]*interpret.Shape
+	folds   map[string]string
 }
 
 func newTable() *table {
-	return &table{numbers: map[atom]int32{}, shapes: map[string]*interpret.Shape{}}
+	return &table{numbers: map[atom]int32{}, shapes: map[string]*interpret.Shape{}, folds: map[string]string{}}
 }
 
 func (t *table) number(a atom) int32 {
@@ -140,6 +141,16 @@ func lower(s string) string {
 		}
 	}
 	return string(out)
+}
+
+// folded is rbac.FoldPath, once for each path.
+func (t *table) folded(p string) string {
+	f, ok := t.folds[p]
+	if !ok {
+		f = foldPath(p)
+		t.folds[p] = f
+	}
+	return f
 }
 
 // A truth is what is known of an atom.
@@ -238,10 +249,16 @@ func (t *table) excludes(a, b *atom) bool {
 // and a claim that is a string is no list.
 func (t *table) across(a, b *atom, negated bool) truth {
 	switch {
+	case a.of.kind == fold && b.of.kind == path && b.how == exact && !b.ignoreCase:
+		// The path cannot be one whose fold is not so.
+		if t.holds(a, t.folded(b.literal)) == negated {
+			return isFalse
+		}
+		return unknown
 	case negated:
 		return unknown
 	case a.of.kind == path && b.of.kind == fold && a.how == exact && !a.ignoreCase:
-		return known(t.holds(b, foldPath(a.literal)))
+		return known(t.holds(b, t.folded(a.literal)))
 	case a.of.name == b.of.name && (a.of.kind == text && b.of.kind == list || a.of.kind == list && b.of.kind == text):
 		return isFalse
 	}

@@ -146,10 +146,7 @@ func workloads(accepted []spiffeid.TrustDomain) string {
 	for i, td := range accepted {
 		names[i] = quote(td.Name())
 	}
-	domains := strings.Join(names, "|")
-	if len(names) > 1 {
-		domains = "(" + domains + ")"
-	}
+	domains := "(" + strings.Join(names, "|") + ")"
 	const word, words = "[a-z0-9]([-a-z0-9]*[a-z0-9])?", "[a-z0-9]([-.a-z0-9]*[a-z0-9])?"
 	return scheme + domains + "/ns/" + word + "/sa/" + words
 }

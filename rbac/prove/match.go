@@ -34,13 +34,61 @@ func (s *simplifier) simple(n *node) *node {
 		terms[i] = s.simple(t)
 		changed = changed || terms[i] != t
 	}
-	switch {
-	case !changed:
+	if changed {
+		if n.op == allOf {
+			n = and(terms...)
+		} else {
+			n = or(terms...)
+		}
+	}
+	return s.shorter(n)
+}
+
+// shorter leaves out terms of an or that lie in another of its literals, and
+// literals of an and that follow from another.
+func (t *table) shorter(n *node) *node {
+	if n.op != allOf && n.op != oneOf {
 		return n
-	case n.op == allOf:
+	}
+	gone := map[*node]bool{}
+	for _, by := range n.terms {
+		if by.op != isLiteral || gone[by] {
+			continue
+		}
+		for _, term := range n.terms {
+			if term == by || gone[term] {
+				continue
+			}
+			if n.op == oneOf && t.lies(term, by.lit) || n.op == allOf && term.op == isLiteral && t.follows(by.lit, term.lit) {
+				gone[term] = true
+			}
+		}
+	}
+	if len(gone) == 0 {
+		return n
+	}
+	terms := slices.DeleteFunc(slices.Clone(n.terms), func(t *node) bool { return gone[t] })
+	if n.op == allOf {
 		return and(terms...)
 	}
 	return or(terms...)
+}
+
+// follows tells whether q holds wherever p does.
+func (t *table) follows(p, q literal) bool {
+	what := t.implies(p, q.atom())
+	return what != unknown && (what == isTrue) != q.negated()
+}
+
+// lies tells whether a literal holds wherever a formula does.
+func (t *table) lies(n *node, q literal) bool {
+	switch n.op {
+	case isLiteral:
+		return t.follows(n.lit, q)
+	case allOf:
+		return slices.ContainsFunc(n.terms, func(term *node) bool { return term.op == isLiteral && t.follows(term.lit, q) })
+	}
+	return false
 }
 
 func (s *simplifier) of1(q int32) truth {
@@ -99,19 +147,41 @@ func (p *proof) apart(entries []entry) []entry {
 	seen := make(map[string]bool, len(entries))
 	out := make([]entry, 0, len(entries))
 	var buffer []byte
-	for _, e := range entries {
-		if e.when.size(maxBoxes) > maxBoxes {
-			e.size = e.when.leaves()
-			out = append(out, e)
+	for _, n := range p.byPeer(entries) {
+		if n.size(maxBoxes) > maxBoxes {
+			out = append(out, entry{when: n, size: n.leaves()})
 			continue
 		}
-		for _, b := range p.boxes(e.when) {
+		for _, b := range p.boxes(n) {
 			b, ok := p.tidy(b)
 			if buffer = b.key(buffer); !ok || seen[string(buffer)] {
 				continue
 			}
 			seen[string(buffer)] = true
 			out = append(out, entry{when: b.node(), size: len(b)})
+		}
+	}
+	return out
+}
+
+// byPeer takes what is too large for boxes apart by the alternatives of the peer.
+func (p *proof) byPeer(entries []entry) []*node {
+	out := make([]*node, 0, len(entries))
+	for _, e := range entries {
+		n := e.when
+		at := -1
+		if n.op == allOf && n.size(maxBoxes) > maxBoxes {
+			at = slices.IndexFunc(n.terms, func(t *node) bool { return t.op == oneOf && p.of(t.first()).kind == peer })
+		}
+		if at < 0 {
+			out = append(out, n)
+			continue
+		}
+		rest := slices.Delete(slices.Clone(n.terms), at, at+1)
+		for _, one := range n.terms[at].terms {
+			if one := p.shorter(and(append(rest[:len(rest):len(rest)], one)...)); one != no {
+				out = append(out, one)
+			}
 		}
 	}
 	return out
@@ -177,6 +247,9 @@ func (p *proof) regions(filter, says side, facts []literal) error {
 		}
 		so := slices.Clone(facts)
 		literals := n.literals()
+		if p.nowhere(facts, literals) {
+			return nil
+		}
 		near := func(s side, x []index) side {
 			out := side{last: s.last}
 			for i, g := range s.groups {
@@ -210,6 +283,26 @@ func (p *proof) regions(filter, says side, facts []literal) error {
 		}
 	}
 	return nil
+}
+
+// nowhere tells that literals hold of no request, where one of a regular
+// expression is among them.
+func (p *proof) nowhere(facts, literals []literal) bool {
+	for _, l := range literals {
+		if p.atoms[l.atom()].how != regex || p.of(l).kind == list {
+			continue
+		}
+		var same []literal
+		for _, other := range slices.Concat(facts, literals) {
+			if p.of(other) == p.of(l) {
+				same = append(same, other)
+			}
+		}
+		if s := p.solve(p.of(l), same); !s.found && !s.gave {
+			return true
+		}
+	}
+	return false
 }
 
 // literals are those that hold wherever n does, as far as one sees.
