@@ -1,0 +1,91 @@
+package eval
+
+import (
+	"slices"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/istio-auth/istio-auth/rbac"
+)
+
+// Compared tells which comparisons of two attributes, of those that set's
+// policies ask for, hold for req for sure, and which do not; by the names that
+// [ComparisonName] gives them, in order. One that cannot be told is in neither, as
+// are all of them where req is refused before any rule is looked at. CUSTOM
+// policies are not looked at: who asks was decided without them.
+//
+// It is for those who decide on behalf of a filter, which can compare with
+// literals alone: a rule of an ALLOW policy needs yes, and any other is kept
+// from matching by no, and by nothing else.
+func Compared(set rbac.Set, req rbac.Request) (yes, no []string) {
+	call, refused := about(set, req)
+	if refused != "" {
+		return nil, nil
+	}
+	trial, _ := set.Trial()
+	answers := map[string]answer{}
+	for _, s := range []rbac.Set{set, trial} {
+		for _, action := range []rbac.Action{rbac.Allow, rbac.Deny, rbac.Audit} {
+			for _, p := range s.Policies(action) {
+				for _, r := range p.Rules {
+					eachComparison(r.Expression, func(c rbac.Comparison) {
+						answers[ComparisonName(c, set.Domains())] = reading{call: call}.compare(c)
+					})
+				}
+			}
+		}
+	}
+	for name, a := range answers {
+		switch {
+		case !utf8.ValidString(name): // no filter can ask for it
+		case a == isTrue(true):
+			yes = append(yes, name)
+		case a == isTrue(false):
+			no = append(no, name)
+		}
+	}
+	slices.Sort(yes)
+	slices.Sort(no)
+	return yes, no
+}
+
+// ComparisonName is an author's reading of c that no other comparison has, not
+// even the same one where a peer has other names: two who know the same name mean
+// the same question, whichever version of the policies each of them has.
+func ComparisonName(c rbac.Comparison, d rbac.Domains) string {
+	how := map[rbac.Kind]string{rbac.Exact: " is ", rbac.Prefix: " begins with ", rbac.Suffix: " ends with "}[c.How]
+	if how == "" {
+		how = " never "
+	}
+	name := c.Left.String() + how + strconv.Quote(c.Lead) + " + " + c.Right.String() + " + " + strconv.Quote(c.Trail)
+	if c.Not {
+		name = "not " + name
+	}
+	if c.Left.OfPeer() || c.Right.OfPeer() {
+		// Names of trust domains have neither commas nor semicolons.
+		var family, foreign []string
+		for _, td := range d.Family() {
+			family = append(family, td.Name())
+		}
+		for _, td := range d.Foreign {
+			foreign = append(foreign, td.Name())
+		}
+		slices.Sort(family)
+		slices.Sort(foreign)
+		name += " in " + strings.Join(slices.Compact(family), ",") + ";" + strings.Join(slices.Compact(foreign), ",")
+	}
+	return name
+}
+
+func eachComparison(e *rbac.Expression, yield func(rbac.Comparison)) {
+	if e == nil {
+		return
+	}
+	if e.Op == rbac.Compare {
+		yield(e.Comparison)
+	}
+	for i := range e.Terms {
+		eachComparison(&e.Terms[i], yield)
+	}
+}
