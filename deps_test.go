@@ -62,7 +62,7 @@ rbac/access              : rbac rbac/cel rbac/parse
 rbac/analyze             : rbac rbac/parse
 rbac/cel                 : rbac
 rbac/compile             : rbac rbac/jwks
-rbac/distribute          : attest rbac rbac/compile rbac/distribute/policypb rbac/parse sds/stream
+rbac/distribute          : attest rbac rbac/compile rbac/distribute/policypb rbac/parse rbac/prove sds/stream
 rbac/distribute/policypb :
 rbac/eval                : rbac
 rbac/extauthz            : rbac rbac/eval

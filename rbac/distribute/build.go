@@ -2,7 +2,6 @@ package distribute
 
 import (
 	"errors"
-	"fmt"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	"google.golang.org/protobuf/types/known/anypb"
@@ -11,6 +10,7 @@ import (
 	"github.com/istio-auth/istio-auth/rbac/compile"
 	"github.com/istio-auth/istio-auth/rbac/distribute/policypb"
 	"github.com/istio-auth/istio-auth/rbac/parse"
+	"github.com/istio-auth/istio-auth/rbac/prove"
 	"github.com/istio-auth/istio-auth/sds/stream"
 )
 
@@ -63,26 +63,51 @@ func (b *builder) forget(kept []*policypb.Policy) {
 	b.policies = policies
 }
 
+// A part is one filter: how it is made, and how it is shown to be right.
+type part struct {
+	name    string
+	compile func(rbac.Set) (*anypb.Any, error)
+	prove   func(rbac.Set, *anypb.Any) error
+}
+
+// make is the filter for a set. Errors are [*Refusal]s.
+func (p part) make(set rbac.Set) (*stream.Resource, error) {
+	filter, err := p.compile(set)
+	if err != nil {
+		return nil, refuse("does-not-compile", "%s: %w", p.name, err)
+	}
+	if p.prove != nil {
+		if err := p.prove(set, filter); err != nil {
+			return nil, refuse("not-proved", "%s: %w", p.name, err)
+		}
+	}
+	r, err := newResource(p.name, &corev3.TypedExtensionConfig{Name: p.name, TypedConfig: filter})
+	if err != nil {
+		return nil, refuse("does-not-compile", "%s: %w", p.name, err)
+	}
+	return r, nil
+}
+
 // build compiles everything that a workload enforces, and shows that it means
 // what the set means. Nothing of it is offered where one part fails.
 func (b *builder) build(set rbac.Set) ([]*stream.Resource, error) {
-	filters := map[string]func() (*anypb.Any, error){
-		FilterName: func() (*anypb.Any, error) { return b.compiler.HTTP(set) },
-		AuditName:  func() (*anypb.Any, error) { return b.compiler.Audit(set) },
-		TokensName: func() (*anypb.Any, error) { return compile.Tokens(set) },
+	parts := []part{
+		{FilterName, b.compiler.HTTP, prove.HTTP},
+		{AuditName, b.compiler.Audit, prove.Audit},
+		{TokensName, compile.Tokens, nil}, // no matchers are in it
 	}
 	for _, provider := range set.Providers() {
-		filters[CustomPrefix+provider] = func() (*anypb.Any, error) { return b.compiler.Custom(set, provider) }
+		parts = append(parts, part{
+			CustomPrefix + provider,
+			func(set rbac.Set) (*anypb.Any, error) { return b.compiler.Custom(set, provider) },
+			func(set rbac.Set, filter *anypb.Any) error { return prove.Custom(set, provider, filter) },
+		})
 	}
 	var resources []*stream.Resource
-	for name, make := range filters {
-		filter, err := make()
+	for _, p := range parts {
+		r, err := p.make(set)
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", name, err)
-		}
-		r, err := newResource(name, &corev3.TypedExtensionConfig{Name: name, TypedConfig: filter})
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", name, err)
+			return nil, err
 		}
 		resources = append(resources, r)
 	}

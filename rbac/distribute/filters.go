@@ -395,8 +395,12 @@ func (f *Filters) filter(b *builder, set rbac.Set, namespace string, size int) (
 		return c, err
 	}
 	resources, err := f.build(b, set)
+	var r *Refusal
+	if errors.As(err, &r) {
+		return nil, refuse(r.Reason, "set %s: %w", hex.EncodeToString(digest[:8]), r.Err)
+	}
 	if err != nil {
-		return nil, refuse("does-not-compile", "set %s: %w", hex.EncodeToString(digest[:8]), err)
+		return nil, err
 	}
 	return f.share(digest, resources, namespace, size)
 }
