@@ -55,7 +55,7 @@ func visit(t testing.TB, m protoreflect.Message, f func(protoreflect.Message)) {
 func TestUnknownFields(t *testing.T) {
 	kinds := map[protoreflect.FullName]int{}
 	refused := 0
-	for seed := range uint64(60) {
+	for seed := range uint64(20) {
 		filter := newMaker(t, seed).filter()
 		count := 0
 		visit(t, filter.ProtoReflect(), func(protoreflect.Message) { count++ })
@@ -76,7 +76,7 @@ func TestUnknownFields(t *testing.T) {
 			refused++
 		}
 	}
-	if refused < 3000 || len(kinds) < 25 {
+	if refused < 1000 || len(kinds) < 25 {
 		t.Errorf("%d filters refused, over %d kinds of messages: %v", refused, len(kinds), kinds)
 	}
 }

@@ -226,6 +226,8 @@ func (t *table) entails(a, b *atom) bool {
 		return strings.HasPrefix(a.literal, b.literal)
 	case a.how == suffix && b.how == suffix:
 		return strings.HasSuffix(a.literal, b.literal)
+	case b.how == regex && b.literal == hasSome && (a.how == prefix || a.how == suffix || a.how == contains):
+		return a.literal != "-"
 	case (a.how == prefix || a.how == suffix || a.how == contains) && b.how == contains:
 		return strings.Contains(a.literal, b.literal)
 	}

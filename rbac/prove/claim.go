@@ -20,10 +20,12 @@ type part struct {
 // parts, and where nothing holds the last outcome. Behind the guards the facts
 // hold.
 type claim struct {
-	guards   []*node
-	parts    []part
-	last     outcome
-	facts    []literal
+	guards []*node
+	parts  []part
+	last   outcome
+	facts  []literal
+	// domains: one of them holds, too. Each is looked at by itself.
+	domains  []literal
 	http     bool
 	provider string // of CUSTOM
 	// guarded: where a guard holds the filter must refuse. Else it may do
@@ -58,9 +60,7 @@ func (w *lowering) begin() claim {
 	c := claim{guards: []*node{stranger}, guarded: true, http: !w.tcp, anonymous: w.plaintext}
 	c.fact(w.is(peer, present, ""), identity)
 	for _, td := range w.accepted {
-		if len(w.accepted) == 1 {
-			c.fact(w.is(peer, prefix, scheme+td.Name()+"/ns/"))
-		}
+		c.domains = append(c.domains, w.is(peer, prefix, scheme+td.Name()+"/ns/").lit)
 	}
 	for _, kind := range []attrKind{issuer, subject} {
 		c.fact(w.is(kind, exact, "").not()) // written as "-", or left out

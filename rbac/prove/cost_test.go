@@ -12,7 +12,7 @@ import (
 
 // TestShapes proves many policies of each shape that people write, together.
 func TestShapes(t *testing.T) {
-	n := 2000
+	n := 300
 	for _, shape := range rbactest.Shapes() {
 		set := rbac.Select(shape.Policies(n, 1), rbactest.Target())
 		began := time.Now()

@@ -112,13 +112,12 @@ func (w *lowering) namespace(domains []spiffeid.TrustDomain, p rbac.Pattern) *no
 		terms := make([]*node, len(domains))
 		for i, td := range domains {
 			lead := scheme + td.Name() + "/"
-			if strings.HasSuffix("ns", p.Text()) {
-				// In /ns/sa/sa/x the word before the account may be read as the
-				// end of the word "ns".
-				terms[i] = w.is(peer, regex, quote(lead)+"ns/[-a-z0-9]*"+quote(p.Text())+"/sa/[-.a-z0-9]*")
-				continue
-			}
 			terms[i] = and(w.is(peer, prefix, lead), w.is(peer, contains, p.Text()+"/sa/"))
+			if strings.HasSuffix("ns", p.Text()) {
+				// In /ns/sa/sa/x the first "/sa/" is the namespace, and what stands
+				// before it is the word "ns".
+				terms[i] = and(terms[i], w.is(peer, prefix, lead+"ns/sa/").not())
+			}
 		}
 		return or(terms...)
 	}

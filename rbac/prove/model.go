@@ -2,6 +2,7 @@ package prove
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -145,6 +146,12 @@ func (w *lowering) there(a rbac.Attribute) *node {
 		return w.under(w.domains.Family(), "")
 	case rbac.Principal, rbac.AnyNamespace, rbac.AnyServiceAccount, rbac.TrustDomain:
 		return w.is(peer, present, "")
+	case rbac.SourceIP:
+		return w.anyAddress(direct)
+	case rbac.RemoteIP:
+		return w.anyAddress(source)
+	case rbac.DestinationIP:
+		return w.anyAddress(destination)
 	case rbac.ServerName:
 		return w.is(server, present, "")
 	case rbac.Header:
@@ -159,7 +166,10 @@ func (w *lowering) there(a rbac.Attribute) *node {
 
 // hasOne is where the token has an issuer or subject: any text but "-", which
 // is none, and the empty one.
-func (w *lowering) hasOne(kind attrKind) *node { return w.is(kind, regex, "(?s)[^-].*|-.+") }
+func (w *lowering) hasOne(kind attrKind) *node { return w.is(kind, regex, hasSome) }
+
+// hasSome matches every text but "" and "-".
+const hasSome = "(?s)[^-].*|-.+"
 
 func (w *lowering) match(a rbac.Attribute, p rbac.Pattern) bothWays {
 	key := patternKey{a, p}
@@ -247,6 +257,10 @@ func (w *lowering) address(kind attrKind, p rbac.Pattern) *node {
 	return w.within(kind, p.Network())
 }
 
+func (w *lowering) anyAddress(kind attrKind) *node {
+	return or(w.within(kind, netip.PrefixFrom(netip.IPv4Unspecified(), 0)), w.within(kind, netip.PrefixFrom(netip.IPv6Unspecified(), 0)))
+}
+
 func (w *lowering) within(kind attrKind, n netip.Prefix) *node {
 	return &node{lit: positive(w.number(atom{of: attribute{kind: kind}, how: within, network: n}))}
 }
@@ -257,7 +271,7 @@ func (w *lowering) strictPath(p rbac.Pattern) *node {
 	case rbac.Present:
 		return yes // behind the guards
 	case rbac.Template:
-		return w.is(path, regex, templateRegex(p.Segments(), false))
+		return w.template(path, p.Segments(), false)
 	}
 	return w.pattern(path, "", p)
 }
@@ -285,9 +299,18 @@ func (w *lowering) foldedPath(p rbac.Pattern) *node {
 	case rbac.Template:
 		segments := p.FoldedSegments()
 		rest := len(segments) > 0 && segments[len(segments)-1] == rbac.AnyRest
-		return w.is(fold, regex, templateRegex(segments, !rest))
+		return w.template(fold, segments, !rest)
 	}
 	return no
+}
+
+// template is a path template. One that is literal but for its rest is a prefix.
+func (w *lowering) template(kind attrKind, segments []string, orSlash bool) *node {
+	last := len(segments) - 1
+	if !slices.Contains(segments, rbac.AnySegment) && last >= 0 && segments[last] == rbac.AnyRest {
+		return w.is(kind, prefix, "/"+strings.Join(append(slices.Clone(segments[:last]), ""), "/"))
+	}
+	return w.is(kind, regex, templateRegex(segments, orSlash))
 }
 
 // templateRegex is a path template as a regular expression of the whole path.

@@ -326,7 +326,7 @@ func TestMutants(t *testing.T) {
 	scores := map[string]*score{}
 	var all score
 	skipped := 0
-	for seed := range uint64(12) {
+	for seed := range uint64(8) {
 		// Half of the sets have DENY and ALLOW alone, with many lines in a list.
 		features := rbactest.Everything
 		if seed%2 == 1 {
@@ -378,7 +378,7 @@ func TestMutants(t *testing.T) {
 		}
 	}
 	t.Logf("all: %+v", all)
-	if all.mutants < 400 || all.witnessed < all.mutants*2/5 || all.refused > all.mutants/10 || skipped > 1 {
+	if all.mutants < 280 || all.witnessed < all.mutants*2/5 || all.refused > all.mutants/10 || skipped > 1 {
 		t.Errorf("%+v, %d sets skipped", all, skipped)
 	}
 	if got, want := len(mutations), 25; got != want {

@@ -176,8 +176,10 @@ func compare(set rbac.Set, f *interpret.Filter, shadow bool, says func(*lowering
 			return err
 		}
 	}
-	if err := p.behind(r.items, c.facts); err != nil {
-		return err
+	for _, domain := range c.domains {
+		if err := p.behind(r.items, append(slices.Clone(c.facts), domain)); err != nil {
+			return err
+		}
 	}
 	if c.anonymous {
 		facts := slices.DeleteFunc(slices.Clone(c.facts), func(l literal) bool { return p.of(l).kind == peer })
