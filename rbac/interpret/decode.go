@@ -93,7 +93,7 @@ func (d *decoder) matcher(data []byte, depth int) (*Matcher, error) {
 	if depth == 0 {
 		return nil, fmt.Errorf("%w: deeper than %d", ErrUnknown, maxDepth)
 	}
-	out := &Matcher{Wire: data}
+	out := new(Matcher)
 	m := read("Matcher", data)
 	var f field
 	for m.next(&f) {
@@ -202,7 +202,7 @@ func (d *decoder) list(data []byte, depth int) ([]Line, error) {
 }
 
 func (d *decoder) line(data []byte, depth int) (Line, error) {
-	out := Line{Wire: data}
+	var out Line
 	m := read("FieldMatcher", data)
 	var f field
 	for m.next(&f) {

@@ -49,7 +49,6 @@ type Matcher struct {
 	List    []Line
 	Tree    *Tree
 	NoMatch *Then // nil: none
-	Wire    []byte
 }
 
 // A Line of a list: when the predicate holds, then; the first that gives an
@@ -57,7 +56,6 @@ type Matcher struct {
 type Line struct {
 	When *Predicate
 	Then Then
-	Wire []byte
 }
 
 // Then is an action or another matcher: exactly one is not nil.
