@@ -185,6 +185,11 @@ func readHTTP(about *authv3.AttributeContext, req *rbac.Request) *Problem {
 	if req.Path == "" || strings.Contains(req.Path, "#") {
 		return problem("bad-path", "%.80q is no path", http.GetPath())
 	}
+	// Envoy has normalized it. If not, policy and application would see two
+	// paths, or the filter and this.
+	if canonical, err := rbac.CanonicalPath(req.Path); err != nil || canonical != req.Path {
+		return problem("not-canonical", "%.80q is not as the sidecar makes paths", req.Path)
+	}
 	return nil
 }
 
