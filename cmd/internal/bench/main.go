@@ -44,6 +44,7 @@ var benches = []struct {
 	{"first-identity", alone(firstIdentity)},
 	{"compile", compileTime},
 	{"envoy-request", envoyRequest},
+	{"policy-curve", policyCurve},
 }
 
 // alone is a bench that has one figure.
