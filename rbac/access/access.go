@@ -40,7 +40,15 @@ const (
 	// RequestPrefix is for what stands in for a RequestAuthentication that cannot
 	// be read: see rbac/kube.
 	RequestPrefix = "requestauthentication."
+	// PolicyPrefix is for what stands in for an AuthorizationPolicy that has such
+	// a name all the same.
+	PolicyPrefix = "authorizationpolicy."
 )
+
+// IsReserved tells whether a policy's name is none for an AuthorizationPolicy.
+func IsReserved(name string) bool {
+	return slices.ContainsFunc([]string{GrantPrefix, RulePrefix, RequestPrefix, PolicyPrefix}, func(prefix string) bool { return strings.HasPrefix(name, prefix) })
+}
 
 // Objects are all that authors have written. The zero value is nothing.
 type Objects struct {

@@ -41,10 +41,9 @@ func (o *Objects) kinds() parse.Kinds {
 	for k, read := range kinds {
 		if k.Kind == "AuthorizationPolicy" {
 			kinds[k] = func(d *parse.Document) error {
-				for _, prefix := range []string{GrantPrefix, RulePrefix, RequestPrefix} {
-					if strings.HasPrefix(d.Name, prefix) {
-						return d.Refuse("metadata.name", "reserved-name", "%.80q: names that begin with %s are for other kinds", d.Name, prefix)
-					}
+				if IsReserved(d.Name) {
+					prefix, _, _ := strings.Cut(d.Name, ".")
+					return d.Refuse("metadata.name", "reserved-name", "%.80q: names that begin with %s. are for other kinds", d.Name, prefix)
 				}
 				return read(d)
 			}

@@ -1,6 +1,8 @@
 package kube
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"slices"
@@ -96,7 +98,7 @@ func read(u *unstructured.Unstructured) (access.Objects, error) {
 func standIn(u *unstructured.Unstructured) (access.Objects, string) {
 	var o access.Objects
 	policy := func(prefix string, action rbac.Action, rules ...rbac.Rule) {
-		o.Policies = []rbac.Policy{{Namespace: u.GetNamespace(), Name: prefix + u.GetName(), Action: action, Selector: selector(u), Rules: rules}}
+		o.Policies = []rbac.Policy{{Namespace: u.GetNamespace(), Name: prefix + short(u.GetName()), Action: action, Selector: selector(u), Rules: rules}}
 	}
 	switch kind := u.GetKind(); {
 	case kind == access.RoleKind:
@@ -114,10 +116,24 @@ func standIn(u *unstructured.Unstructured) (access.Objects, string) {
 		policy(access.RequestPrefix, rbac.Deny, rbac.Rule{})
 	case kind == access.RuleKind:
 		policy(access.RulePrefix, rbac.Deny, rbac.Rule{})
+	case access.IsReserved(u.GetName()):
+		policy(access.PolicyPrefix, rbac.Deny, rbac.Rule{})
 	default:
-		policy("", rbac.Deny, rbac.Rule{})
+		o.Policies = []rbac.Policy{{Namespace: u.GetNamespace(), Name: u.GetName(), Action: rbac.Deny, Selector: selector(u), Rules: []rbac.Rule{{}}}}
 	}
 	return o, "deny-all"
+}
+
+// short is a name with room for a prefix: an agent refuses a set of which one
+// name is too long, or is there twice, and would go on with what it had. No good
+// object of our kinds has a name as long as what comes of a longer one.
+func short(name string) string {
+	const most = 200
+	if len(name) <= most {
+		return name
+	}
+	sum := sha256.Sum256([]byte(name))
+	return name[:most-20] + "x" + hex.EncodeToString(sum[:16])
 }
 
 // selector is that of a bad object, where that much of it can be read. Otherwise

@@ -8,6 +8,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/istio-auth/istio-auth/rbac/access"
+	"github.com/istio-auth/istio-auth/rbac/parse"
 )
 
 func object(uid, version string, spec any) *unstructured.Unstructured {
@@ -123,5 +124,54 @@ func TestStandIn(t *testing.T) {
 		if o, word := standIn(u); word != row.want || (len(o.Policies) == 1) != (word == "deny-all") {
 			t.Errorf("%v: got %s %v", row.rule, word, o.Keys())
 		}
+	}
+}
+
+// TestStandInsAreTaken: whatever bad objects are called, what stands in for them
+// is what an agent takes: no two of one name, and no name too long. A set with one
+// that it does not take is refused whole, and an author could so keep the mesh's
+// own policies from his workloads.
+func TestStandInsAreTaken(t *testing.T) {
+	bad := map[string]any{"rules": "x", "outputs": "x"}
+	good := map[string]any{"roleRef": map[string]any{"name": "r"}, "subjects": []any{map[string]any{"namespaces": []any{"a"}}}}
+	long := strings.Repeat("a", 199)
+	var objects []any
+	add := func(kind, name string, spec any) {
+		u := object(kind+name, "1", spec)
+		u.SetKind(kind)
+		u.SetName(name)
+		if strings.HasPrefix(kind, "Access") {
+			u.SetAPIVersion(access.APIVersion)
+		}
+		objects = append(objects, u)
+	}
+	add(access.GrantKind, "x", good)
+	add(access.GrantKind, long, good)
+	names := []string{
+		"x", "accessgrant.x", "accessrule.x", "requestauthentication.x", "authorizationpolicy.x", "authorizationpolicy.accessgrant.x",
+		long, long + "aa", long + "aaa", "accessgrant." + long, strings.Repeat("a.", 126) + "a", strings.Repeat("a", 179) + "-" + strings.Repeat("b", 73),
+	}
+	for _, name := range names {
+		for _, kind := range []string{policyKind, requestKind, access.RuleKind, access.GrantKind} {
+			if kind != access.GrantKind || name != "x" && name != long {
+				add(kind, name, bad)
+			}
+		}
+	}
+	all, err := reader{}.read(objects)
+	if n := strings.Count(fmt.Sprint(err), "in force: "); n != len(objects)-2 {
+		t.Errorf("%d are bad, want %d: %v", n, len(objects)-2, err)
+	}
+	policies, _ := access.Resolve(all, "root")
+	if len(policies) != len(objects) {
+		t.Errorf("%d policies of %d objects", len(policies), len(objects))
+	}
+	seen := map[string]bool{}
+	for _, p := range policies {
+		p.Selector = nil
+		if _, err := parse.Wire(parse.JSON(p)); err != nil || seen[p.Key()] {
+			t.Errorf("%s: %v, or there twice", p.Key(), err)
+		}
+		seen[p.Key()] = true
 	}
 }
