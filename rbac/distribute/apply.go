@@ -19,15 +19,11 @@ const (
 	gather = 100 * time.Millisecond
 )
 
-// An applier applies what one stream says, each pod for itself: a set that
-// takes long delays no other pod's. Of one pod, an answer that a newer one
-// overtakes is left out. Answers go back in order, as the protocol wants them;
-// who waits for an answer is the manager alone.
-type applier struct {
-	ctx     context.Context
-	run     *run
-	replies chan *discoveryv3.DeltaDiscoveryRequest // to be sent, in the order of the responses
-	last    <-chan struct{}                         // closed when the newest response is answered
+// turns apply what all streams say, each pod for itself: a set that takes long
+// delays no other pod's, nor the next stream, when the one that it came by has
+// ended. Of one pod, an answer that a newer one overtakes is left out. The zero
+// value is ready.
+type turns struct {
 	running sync.WaitGroup
 
 	mu      sync.Mutex          // guards waiting
@@ -40,11 +36,84 @@ type pending struct {
 	done     chan error
 }
 
-func newApplier(ctx context.Context, r *run) *applier {
-	return &applier{ctx: ctx, run: r, replies: make(chan *discoveryv3.DeltaDiscoveryRequest), waiting: map[string]*pending{}}
+// queue puts a resource in its pod's turn, until ctx ends. One that it overtakes
+// is done.
+func (t *turns) queue(ctx context.Context, to Answers, resource *discoveryv3.Resource) <-chan error {
+	done := make(chan error, 1)
+	if url := resource.GetResource().GetTypeUrl(); url != PoliciesType {
+		done <- refuse("wrong-type", "a resource of type %q", url)
+		return done
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	p := t.waiting[resource.Name]
+	if p == nil {
+		if t.waiting == nil {
+			t.waiting = map[string]*pending{}
+		}
+		p = &pending{}
+		t.waiting[resource.Name] = p
+		t.running.Go(func() { t.apply(ctx, to, resource.Name, p) })
+	}
+	if p.resource != nil {
+		p.done <- nil
+	}
+	p.resource, p.done = resource, done
+	return done
 }
 
-// wait returns when nothing is applied any more.
+// apply applies what there is for a pod until there is nothing.
+func (t *turns) apply(ctx context.Context, to Answers, pod string, p *pending) {
+	for {
+		t.mu.Lock()
+		size := len(p.resource.GetResource().GetValue())
+		t.mu.Unlock()
+		if size > large {
+			select {
+			case <-time.After(gather):
+			case <-ctx.Done():
+			}
+		}
+		t.mu.Lock()
+		resource, done := p.resource, p.done
+		if p.resource = nil; resource == nil {
+			delete(t.waiting, pod)
+			t.mu.Unlock()
+			return
+		}
+		t.mu.Unlock()
+		if ctx.Err() != nil {
+			done <- ctx.Err()
+			continue
+		}
+		done <- to.Apply(pod, resource.Version, resource.GetResource().GetValue())
+	}
+}
+
+// An applier answers what one stream says. Answers go back in order, as the
+// protocol wants them; who waits for an answer is the manager alone.
+type applier struct {
+	ctx     context.Context // of the stream
+	long    context.Context // of all streams
+	run     *run
+	replies chan reply      // to be sent, in the order of the responses
+	last    <-chan struct{} // closed when the newest response is answered
+	running sync.WaitGroup
+}
+
+// A reply is what to send, and of which pods it tells what.
+type reply struct {
+	request *discoveryv3.DeltaDiscoveryRequest
+	// applied are in force, but where a pod was made anew meanwhile. crowded were
+	// refused for what others have, and may be taken later.
+	applied, crowded []string
+}
+
+func newApplier(ctx, long context.Context, r *run) *applier {
+	return &applier{ctx: ctx, long: long, run: r, replies: make(chan reply)}
+}
+
+// wait returns when all is answered that is answered at all.
 func (a *applier) wait() { a.running.Wait() }
 
 // take begins to apply a response; what came of it is said in replies.
@@ -56,80 +125,46 @@ func (a *applier) take(response *discoveryv3.DeltaDiscoveryResponse) {
 	}
 	results := make([]<-chan error, len(response.Resources))
 	for i, resource := range response.Resources {
-		results[i] = a.queue(resource)
+		results[i] = a.run.turns.queue(a.long, a.run.Answers, resource)
 	}
 	before, answered := a.last, make(chan struct{})
 	a.last = answered
 	a.running.Go(func() {
 		defer close(answered)
-		reply := &discoveryv3.DeltaDiscoveryRequest{TypeUrl: PoliciesType, ResponseNonce: response.Nonce}
-		var failed error
-		for i, result := range results {
-			if err := <-result; err != nil {
-				name := response.Resources[i].Name
-				a.run.Log.ErrorContext(a.ctx, "policies refused; the last good ones stay", "pod_uid", name, "version", response.Resources[i].Version, "err", err)
-				failed = errors.Join(failed, fmt.Errorf("%s: %w", name, err))
-			}
-		}
-		if failed != nil {
-			reply.ErrorDetail = &statuspb.Status{Code: int32(codes.InvalidArgument), Message: cut(failed.Error())}
-		}
-		if before != nil {
-			<-before
-		}
-		select {
-		case a.replies <- reply:
-		case <-a.ctx.Done():
-		}
+		a.answer(response, results, before)
 	})
 }
 
-// queue puts a resource in its pod's turn. One that it overtakes is done.
-func (a *applier) queue(resource *discoveryv3.Resource) <-chan error {
-	done := make(chan error, 1)
-	if url := resource.GetResource().GetTypeUrl(); url != PoliciesType {
-		done <- refuse("wrong-type", "a resource of type %q", url)
-		return done
-	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	p := a.waiting[resource.Name]
-	if p == nil {
-		p = &pending{}
-		a.waiting[resource.Name] = p
-		a.running.Go(func() { a.apply(resource.Name, p) })
-	}
-	if p.resource != nil {
-		p.done <- nil
-	}
-	p.resource, p.done = resource, done
-	return done
-}
-
-// apply applies what there is for a pod until there is nothing.
-func (a *applier) apply(pod string, p *pending) {
-	for {
-		a.mu.Lock()
-		size := len(p.resource.GetResource().GetValue())
-		a.mu.Unlock()
-		if size > large {
-			select {
-			case <-time.After(gather):
-			case <-a.ctx.Done():
-			}
-		}
-		a.mu.Lock()
-		resource, done := p.resource, p.done
-		if p.resource = nil; resource == nil {
-			delete(a.waiting, pod)
-			a.mu.Unlock()
+// answer sends the reply to a response, after the one before.
+func (a *applier) answer(response *discoveryv3.DeltaDiscoveryResponse, results []<-chan error, before <-chan struct{}) {
+	reply := reply{request: &discoveryv3.DeltaDiscoveryRequest{TypeUrl: PoliciesType, ResponseNonce: response.Nonce}}
+	var failed error
+	for i, result := range results {
+		var err error
+		select {
+		case err = <-result:
+		case <-a.ctx.Done():
 			return
 		}
-		a.mu.Unlock()
-		if a.ctx.Err() != nil {
-			done <- a.ctx.Err()
+		name := response.Resources[i].Name
+		if err == nil {
+			reply.applied = append(reply.applied, name)
 			continue
 		}
-		done <- a.run.Answers.Apply(pod, resource.Version, resource.GetResource().GetValue())
+		if r := (*Refusal)(nil); errors.As(err, &r) && r.Reason == crowdedReason {
+			reply.crowded = append(reply.crowded, name)
+		}
+		a.run.Log.ErrorContext(a.ctx, "policies refused; the last good ones stay", "pod_uid", name, "version", response.Resources[i].Version, "err", err)
+		failed = errors.Join(failed, fmt.Errorf("%s: %w", name, err))
+	}
+	if failed != nil {
+		reply.request.ErrorDetail = &statuspb.Status{Code: int32(codes.InvalidArgument), Message: cut(failed.Error())}
+	}
+	if before != nil {
+		<-before
+	}
+	select {
+	case a.replies <- reply:
+	case <-a.ctx.Done():
 	}
 }

@@ -58,7 +58,9 @@ func (b *builder) forget(kept []*policypb.Policy) {
 	}
 	policies := make(map[string]rbac.Policy, len(kept))
 	for _, m := range kept {
-		policies[string(m.Source)] = b.policies[string(m.Source)]
+		if p, ok := b.policies[string(m.Source)]; ok {
+			policies[string(m.Source)] = p
+		}
 	}
 	b.policies = policies
 }

@@ -98,7 +98,7 @@ func (c *Client) Run(ctx context.Context) error {
 		r.Draw = rand.Float64
 	}
 	var streams sync.WaitGroup
-	defer streams.Wait()
+	defer func() { streams.Wait(); r.turns.running.Wait() }()
 	var shards []*shard
 	for {
 		pods, changed := r.Answers.Pods()
@@ -113,8 +113,11 @@ func (c *Client) Run(ctx context.Context) error {
 	}
 }
 
-// A run is a Client with its defaults filled in.
-type run struct{ Client }
+// A run is a Client with its defaults filled in, at work.
+type run struct {
+	Client
+	turns turns
+}
 
 // A shard is the pods of one stream, for a stream may name only so many.
 type shard struct {
@@ -124,19 +127,16 @@ type shard struct {
 }
 
 // spread gives each pod a place in a shard, keeps the places that it has, and
-// starts new shards as needed.
+// starts new shards as needed. All shards are woken: a pod that was made anew
+// has its place still.
 func spread(shards []*shard, pods []string, start func(*shard)) []*shard {
 	placed := map[string]bool{}
 	for _, s := range shards {
 		s.mu.Lock()
-		before := len(s.pods)
 		maps.DeleteFunc(s.pods, func(uid string, _ bool) bool { return !slices.Contains(pods, uid) })
 		maps.Copy(placed, s.pods)
-		changed := before != len(s.pods)
 		s.mu.Unlock()
-		if changed {
-			s.changed()
-		}
+		s.changed()
 	}
 	for _, uid := range pods {
 		if placed[uid] {
@@ -208,6 +208,7 @@ type deltaStream = grpc.BidiStreamingClient[discoveryv3.DeltaDiscoveryRequest, d
 // follow is one stream. It tells whether the manager said anything on it, and
 // ends without an error when no pods are left.
 func (r *run) follow(ctx context.Context, s *shard) (heard bool, err error) {
+	long := ctx
 	ctx, cancel := context.WithCancel(ctx)
 	d, err := discoveryv3.NewAggregatedDiscoveryServiceClient(r.Conn).DeltaAggregatedResources(ctx, grpc.MaxCallRecvMsgSize(maxMessage))
 	if err != nil {
@@ -215,10 +216,10 @@ func (r *run) follow(ctx context.Context, s *shard) (heard bool, err error) {
 		return false, fmt.Errorf("opening the stream: %w", err)
 	}
 	responses, ended := receive(ctx, d)
-	applying := newApplier(ctx, r)
+	applying := newApplier(ctx, long, r)
 	defer func() { cancel(); <-ended; applying.wait() }()
-	asked := s.names()
-	if err := d.Send(r.hello(asked)); err != nil && !errors.Is(err, io.EOF) {
+	asked := newAsked(r.Answers, s.names())
+	if err := d.Send(r.hello(asked.pods)); err != nil && !errors.Is(err, io.EOF) {
 		return false, fmt.Errorf("subscribing: %w", err)
 	}
 	for {
@@ -228,14 +229,17 @@ func (r *run) follow(ctx context.Context, s *shard) (heard bool, err error) {
 			heard = true
 			applying.take(response)
 		case reply := <-applying.replies:
-			err = d.Send(reply)
+			asked.heard(reply)
+			reply.request.ResourceNamesSubscribe = asked.lost(reply.applied)
+			err = d.Send(reply.request)
 		case <-s.wake:
 			now := s.names()
 			if len(now) == 0 {
 				return heard, nil
 			}
-			err = d.Send(difference(asked, now))
-			asked = now
+			if request := asked.change(now); request != nil {
+				err = d.Send(request)
+			}
 		case err := <-ended:
 			ended <- err // for the deferred wait
 			return heard, fmt.Errorf("waiting for policies: %w", err)
@@ -280,23 +284,6 @@ func (r *run) hello(pods map[string]bool) *discoveryv3.DeltaDiscoveryRequest {
 			request.InitialResourceVersions[uid] = version
 		}
 	}
-	return request
-}
-
-func difference(before, now map[string]bool) *discoveryv3.DeltaDiscoveryRequest {
-	request := &discoveryv3.DeltaDiscoveryRequest{TypeUrl: PoliciesType}
-	for uid := range now {
-		if !before[uid] {
-			request.ResourceNamesSubscribe = append(request.ResourceNamesSubscribe, uid)
-		}
-	}
-	for uid := range before {
-		if !now[uid] {
-			request.ResourceNamesUnsubscribe = append(request.ResourceNamesUnsubscribe, uid)
-		}
-	}
-	slices.Sort(request.ResourceNamesSubscribe)
-	slices.Sort(request.ResourceNamesUnsubscribe)
 	return request
 }
 

@@ -96,12 +96,13 @@ type Filters struct {
 	trustDomain spiffeid.TrustDomain
 	observe     func(Event)
 	build       func(*builder, rbac.Set) ([]*stream.Resource, error)
-	lanes       lanes
+	lanes       *lanes
 
 	mu       sync.Mutex // guards what follows
 	pods     map[string]*PodFilter
-	changed  chan struct{} // closed when pods gains or loses one
+	changed  chan struct{} // closed when pods gains or loses one, or there is room again
 	compiled map[[32]byte]*compiled
+	crowded  map[string]bool // namespaces of which something was refused for want of room
 }
 
 // An answer is what the manager said of a pod, as far as we understood it.
@@ -134,7 +135,7 @@ func NewFilters(td spiffeid.TrustDomain, observe func(Event)) *Filters {
 	}
 	return &Filters{
 		trustDomain: td, observe: observe, build: (*builder).build, lanes: newLanes(),
-		pods: map[string]*PodFilter{}, changed: make(chan struct{}), compiled: map[[32]byte]*compiled{},
+		pods: map[string]*PodFilter{}, changed: make(chan struct{}), compiled: map[[32]byte]*compiled{}, crowded: map[string]bool{},
 	}
 }
 
@@ -172,7 +173,8 @@ func (f *Filters) wake() {
 }
 
 // Pods are the UIDs of the pods that were added, and a channel that is closed
-// when they change.
+// when they change, or when one that was refused for want of room may be asked
+// for again.
 func (f *Filters) Pods() ([]string, <-chan struct{}) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -186,6 +188,10 @@ func (f *Filters) release(c *compiled, namespace string) {
 	}
 	if len(c.users) == 0 {
 		delete(f.compiled, c.digest)
+	}
+	if c.users[namespace] == 0 && f.crowded[namespace] {
+		delete(f.crowded, namespace)
+		f.wake()
 	}
 }
 
@@ -263,7 +269,7 @@ func (f *Filters) understand(p *PodFilter, version string, body []byte) (answer,
 	if err := proto.Unmarshal(body, m); err != nil {
 		return answer{}, refuse("malformed", "%w", err)
 	}
-	defer f.lanes.enter(len(body))()
+	defer f.lanes.enter(p.pod.Namespace, len(body))()
 	f.mu.Lock()
 	old, b := p.current.filter, &builder{}
 	borrowed := old != nil && old.builder != nil
@@ -274,7 +280,7 @@ func (f *Filters) understand(p *PodFilter, version string, body []byte) (answer,
 	set, err := f.set(b, p.pod, m)
 	var c *compiled
 	if err == nil {
-		c, err = f.filter(b, set, p.pod.Namespace, len(body))
+		c, err = f.filter(b, set, p, len(body))
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -312,13 +318,13 @@ func (f *Filters) set(b *builder, pod attest.Pod, m *policypb.WorkloadPolicies) 
 	if target.Foreign, err = domains(m.Foreign); err != nil {
 		return rbac.Set{}, err
 	}
+	defer b.forget(m.Policies) // also where they are refused
 	policies, err := read(m.Policies, target, b.policy, func(p rbac.Policy) object {
 		return object{p.Namespace, p.Name, p.Selector, p.Targets}
 	})
 	if err != nil {
 		return rbac.Set{}, err
 	}
-	b.forget(m.Policies)
 	requests, err := read(m.Requests, target, requestOf, func(r rbac.RequestAuthentication) object {
 		return object{r.Namespace, r.Name, r.Selector, r.Targets}
 	})
@@ -389,37 +395,42 @@ func requestOf(source []byte) (rbac.RequestAuthentication, error) {
 }
 
 // filter builds a set, once for all the pods that it applies to.
-func (f *Filters) filter(b *builder, set rbac.Set, namespace string, size int) (*compiled, error) {
+func (f *Filters) filter(b *builder, set rbac.Set, p *PodFilter, size int) (*compiled, error) {
 	digest := set.Digest()
-	if c, err := f.share(digest, nil, namespace, size); c != nil || err != nil {
+	if c, err := f.share(digest, nil, p, size); c != nil || err != nil {
 		return c, err
 	}
 	resources, err := f.build(b, set)
-	var r *Refusal
-	if errors.As(err, &r) {
-		return nil, refuse(r.Reason, "set %s: %w", hex.EncodeToString(digest[:8]), r.Err)
-	}
-	if err != nil {
+	if r := (*Refusal)(nil); errors.As(err, &r) {
 		return nil, err
 	}
-	return f.share(digest, resources, namespace, size)
+	if err != nil {
+		return nil, refuse("does-not-compile", "set %s: %w", hex.EncodeToString(digest[:8]), err)
+	}
+	return f.share(digest, resources, p, size)
 }
 
+// crowdedReason is that of the one refusal that may end by itself.
+const crowdedReason = "namespace-too-large"
+
 // share takes a share in what a set became: the one that there is, or the one
-// of these resources, or none.
-func (f *Filters) share(digest [32]byte, resources []*stream.Resource, namespace string, size int) (*compiled, error) {
+// of these resources, or none. What the pod has now, and nobody else of its
+// namespace, takes no room: the new one replaces it.
+func (f *Filters) share(digest [32]byte, resources []*stream.Resource, p *PodFilter, size int) (*compiled, error) {
+	namespace := p.pod.Namespace
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	c := f.compiled[digest]
 	if c == nil || c.users[namespace] == 0 {
 		total := size
 		for _, other := range f.compiled {
-			if other.users[namespace] > 0 {
+			if n := other.users[namespace]; n > 1 || n == 1 && other != p.current.filter {
 				total += other.size
 			}
 		}
 		if total > MaxNamespace {
-			return nil, refuse("namespace-too-large", "the workloads of namespace %s on this node would have %d bytes of policies in all, at most %d", namespace, total, MaxNamespace)
+			f.crowded[namespace] = true
+			return nil, refuse(crowdedReason, "the workloads of namespace %s on this node would have %d bytes of policies in all, at most %d", namespace, total, MaxNamespace)
 		}
 	}
 	if c == nil && resources == nil {

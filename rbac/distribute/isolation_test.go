@@ -57,7 +57,7 @@ func TestAHeavySetDelaysNobodyElse(t *testing.T) {
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		r := &run{Client: Client{Answers: f, Log: slog.New(slog.DiscardHandler)}}
-		a := newApplier(ctx, r)
+		a := newApplier(ctx, ctx, r)
 		response := &discoveryv3.DeltaDiscoveryResponse{Nonce: "1"}
 		add := func(namespace, name string, size int) {
 			p, body := aPod(t, namespace, name, size)
@@ -100,7 +100,7 @@ func TestChangesOfALargeSetGoOutTogether(t *testing.T) {
 		}
 		p, body := aPod(t, "shop", "web", 600<<10)
 		f.Add(p)
-		a := newApplier(t.Context(), &run{Client: Client{Answers: f, Log: slog.New(slog.DiscardHandler)}})
+		a := newApplier(t.Context(), t.Context(), &run{Client: Client{Answers: f, Log: slog.New(slog.DiscardHandler)}})
 		answered := 0
 		done := make(chan struct{})
 		go func() {
