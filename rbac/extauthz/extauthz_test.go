@@ -3,7 +3,10 @@ package extauthz_test
 import (
 	"context"
 	"errors"
+	"strconv"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"google.golang.org/grpc/codes"
@@ -47,5 +50,92 @@ func TestAnswers(t *testing.T) {
 		if denied := answer.GetDeniedResponse(); (denied != nil) != (row.code != codes.OK) || denied != nil && denied.Body != "RBAC: access denied" {
 			t.Errorf("%s: a stranger is told %v", name, answer)
 		}
+	}
+}
+
+// TestTooLate: who has stopped waiting is not let in, whatever comes out.
+func TestTooLate(t *testing.T) {
+	for name, row := range map[string]struct {
+		timeout, takes time.Duration
+		code           codes.Code
+	}{
+		"in time":            {0, 900 * time.Millisecond, codes.OK},
+		"late":               {0, 1001 * time.Millisecond, codes.PermissionDenied},
+		"by a shorter time":  {time.Millisecond, 2 * time.Millisecond, codes.PermissionDenied},
+		"nobody can be late": {time.Hour, time.Minute, codes.OK},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			server := &extauthz.Server{Timeout: row.timeout, Sets: func(ctx context.Context) (rbac.Set, error) {
+				time.Sleep(row.takes)
+				return everything(ctx)
+			}}
+			answer, err := server.Check(t.Context(), question(t))
+			if err != nil || answer.Status.Code != int32(row.code) {
+				t.Errorf("%s: %v, %v", name, answer, err)
+			}
+			if reason := answer.DynamicMetadata.Fields[extauthz.ReasonKey].GetStringValue(); row.code != codes.OK && reason != extauthz.TooLate {
+				t.Errorf("%s: refused for %s", name, reason)
+			}
+		})
+	}
+}
+
+// TestBounds: of very many comparisons, those that are told are true, and the
+// rest is not known.
+func TestBounds(t *testing.T) {
+	header, err := rbac.HeaderAttr("x-b")
+	if err != nil {
+		t.Fatal(err)
+	}
+	long := make([]byte, 1000)
+	for i := range long {
+		long[i] = 'x'
+	}
+	for name, row := range map[string]struct {
+		lead string
+		want int
+	}{
+		"many":          {"", 1000},
+		"many and long": {string(long), 124},
+	} {
+		var rules []rbac.Rule
+		for i := range 3000 {
+			rules = append(rules, rbac.Rule{Expression: &rbac.Expression{Op: rbac.Compare, Comparison: rbac.Comparison{
+				Left: rbac.Attr(rbac.Path), How: rbac.Exact, Lead: row.lead + strconv.Itoa(i), Right: header,
+			}}})
+		}
+		set := rbac.Select([]rbac.Policy{{Namespace: "shop", Name: "d", Action: rbac.Deny, Rules: rules}}, rbac.Target{Namespace: "shop", TrustDomain: domain})
+		answer, err := (&extauthz.Server{Sets: func(context.Context) (rbac.Set, error) { return set, nil }}).Check(t.Context(), question(t))
+		if err != nil || answer.Status.Code != int32(codes.OK) {
+			t.Fatalf("%s: %v, %v", name, answer, err)
+		}
+		if yes, no := len(names(answer, extauthz.YesKey)), len(names(answer, extauthz.NoKey)); yes != 0 || no != row.want {
+			t.Errorf("%s: %d hold, %d do not, want %d", name, yes, no, row.want)
+		}
+	}
+}
+
+func BenchmarkCheck(b *testing.B) {
+	claim, err := rbac.ClaimAttr("sub")
+	if err != nil {
+		b.Fatal(err)
+	}
+	for _, n := range []int{10, 1000} {
+		var policies []rbac.Policy
+		for i := range n {
+			policies = append(policies, rbac.Policy{Namespace: "shop", Name: strconv.Itoa(i), Action: rbac.Allow, Rules: []rbac.Rule{{
+				Expression: &rbac.Expression{Op: rbac.Compare, Comparison: rbac.Comparison{Left: rbac.Attr(rbac.Path), How: rbac.Prefix, Lead: "/" + strconv.Itoa(i) + "/", Right: claim}},
+			}}})
+		}
+		set := rbac.Select(append(policies, rbac.Policy{Namespace: "shop", Name: "z", Action: rbac.Allow, Rules: []rbac.Rule{{}}}), rbac.Target{Namespace: "shop", TrustDomain: domain})
+		server := &extauthz.Server{Sets: func(context.Context) (rbac.Set, error) { return set, nil }}
+		b.Run(strconv.Itoa(n), func(b *testing.B) {
+			q := question(b)
+			for b.Loop() {
+				if a, _ := server.Check(b.Context(), q); a.Status.Code != int32(codes.OK) {
+					b.Fatal(a)
+				}
+			}
+		})
 	}
 }
