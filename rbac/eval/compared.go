@@ -23,9 +23,12 @@ func Compared(set rbac.Set, req rbac.Request) (yes, no []string) {
 	if refused != "" {
 		return nil, nil
 	}
-	trial, _ := set.Trial()
+	sets := []rbac.Set{set}
+	if trial, dry := set.Trial(); dry {
+		sets = append(sets, trial)
+	}
 	answers := map[string]answer{}
-	for _, s := range []rbac.Set{set, trial} {
+	for _, s := range sets {
 		for _, action := range []rbac.Action{rbac.Allow, rbac.Deny, rbac.Audit} {
 			for _, p := range s.Policies(action) {
 				for _, r := range p.Rules {
