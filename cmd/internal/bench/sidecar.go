@@ -268,6 +268,30 @@ func (s *sidecar) used() (time.Duration, error) {
 	return time.Duration(ns), err
 }
 
+// usedByAll is the processor time that all threads have had.
+func (s *sidecar) usedByAll() (time.Duration, error) {
+	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", s.envoy.Process.Pid))
+	if err != nil {
+		return 0, err
+	}
+	var all time.Duration
+	for _, task := range tasks {
+		text, err := os.ReadFile(task)
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return 0, err
+		}
+		ns, err := strconv.ParseInt(strings.Fields(string(text))[0], 10, 64)
+		if err != nil {
+			return 0, err
+		}
+		all += time.Duration(ns)
+	}
+	return all, nil
+}
+
 // memory is the resident memory of the process in MiB.
 func (s *sidecar) memory() (float64, error) {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.envoy.Process.Pid))
