@@ -160,7 +160,7 @@ func TestRolloverInEnvoy(t *testing.T) {
 	done := make(chan error, 1)
 	go func() { done <- keeper.Run(ctx) }()
 	defer func() { stop(); <-done }()
-	keeper.Use(map[string]time.Duration{uri: 0})
+	keeper.Use(map[string]jwks.Use{uri: {}})
 	rules := func() []rbac.TokenRule {
 		return []rbac.TokenRule{{Issuer: issuerA, KeysURI: uri, Keys: keeper.Keys(uri)}}
 	}

@@ -217,7 +217,9 @@ func TestFetchAsksNobodyInside(t *testing.T) {
 func TestFetchRebinding(t *testing.T) {
 	w := newWeb(t, serve(document(edJWK())))
 	config := jwks.FetcherConfig{Roots: w.roots, Resolver: w.resolver, Allow: []netip.Prefix{netip.MustParsePrefix("127.0.0.2/32")}}
+	w.mu.Lock()
 	w.answers = []string{"127.0.0.2", "127.0.0.1", "127.0.0.2"}
+	w.mu.Unlock()
 	f := jwks.NewFetcher(config)
 	for i, want := range []string{"<nil>", jwks.BadAddress, "<nil>"} {
 		if _, err := f.Fetch(t.Context(), w.url("example.com", "/"), 0); reason(err) != want {

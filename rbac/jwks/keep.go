@@ -44,7 +44,7 @@ type Keeper struct {
 
 // kept is what is known of one address.
 type kept struct {
-	timeout  time.Duration
+	use      Use
 	seen     map[string]seenKey // by canonical text
 	keys     string             // what Keys says
 	next     time.Time          // of the next fetch
@@ -74,9 +74,20 @@ type State struct {
 const (
 	defaultEvery = 5 * time.Minute
 	defaultRetry = 10 * time.Second
-	// atOnce is how many addresses are asked at the same time.
-	atOnce = 8
+	// atOnce is how many addresses are asked at the same time, and perOwner how
+	// many of them are one owner's: slow ones hold up their own.
+	atOnce   = 16
+	perOwner = 2
 )
+
+// A Use is how an address is used.
+type Use struct {
+	// Timeout is how long a fetch may take. Zero is the Source's own.
+	Timeout time.Duration
+	// Owner is on whose account it is asked, a namespace. Those of one owner wait
+	// for each other.
+	Owner string
+}
 
 func (k *Keeper) make() {
 	k.once.Do(func() {
@@ -87,17 +98,16 @@ func (k *Keeper) make() {
 	})
 }
 
-// Use says which addresses are in use, each with the time that a fetch may take,
-// or zero. The others are forgotten.
-func (k *Keeper) Use(uris map[string]time.Duration) {
+// Use says which addresses are in use. The others are forgotten.
+func (k *Keeper) Use(uris map[string]Use) {
 	k.make()
 	k.mu.Lock()
 	maps.DeleteFunc(k.kept, func(uri string, _ *kept) bool { _, ok := uris[uri]; return !ok })
-	for uri, timeout := range uris {
+	for uri, use := range uris {
 		if k.kept[uri] == nil {
 			k.kept[uri] = &kept{seen: map[string]seenKey{}}
 		}
-		k.kept[uri].timeout = timeout
+		k.kept[uri].use = use
 	}
 	k.mu.Unlock()
 	notify(k.wake)
@@ -142,16 +152,23 @@ func (k *Keeper) Run(ctx context.Context) error {
 	var fetches sync.WaitGroup
 	defer fetches.Wait()
 	defer stop()
-	slots := make(chan struct{}, atOnce)
+	slots, owners := make(chan struct{}, atOnce), map[string]chan struct{}{}
 	for {
 		due, next := k.due(time.Now())
-		for _, uri := range due {
+		maps.DeleteFunc(owners, func(_ string, own chan struct{}) bool { return len(own) == 0 && len(due) == 0 })
+		for _, d := range due {
+			own := owners[d.owner]
+			if own == nil {
+				own = make(chan struct{}, perOwner)
+				owners[d.owner] = own
+			}
 			fetches.Go(func() {
-				select {
-				case slots <- struct{}{}:
-					k.fetch(ctx, uri)
-					<-slots
-				case <-ctx.Done():
+				if enter(ctx, own) {
+					if enter(ctx, slots) {
+						k.fetch(ctx, d.uri)
+						<-slots
+					}
+					<-own
 				}
 			})
 		}
@@ -167,9 +184,23 @@ func (k *Keeper) Run(ctx context.Context) error {
 	}
 }
 
+// enter takes a place, in the order of those who wait, and tells whether it has
+// before ctx ends.
+func enter(ctx context.Context, places chan<- struct{}) bool {
+	select {
+	case places <- struct{}{}:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// ask is an address that is to be asked.
+type ask struct{ uri, owner string }
+
 // due marks the addresses whose time has come as being asked, drops the keys
 // that are too old, and says how long there is nothing else to do.
-func (k *Keeper) due(now time.Time) (uris []string, wait time.Duration) {
+func (k *Keeper) due(now time.Time) (list []ask, wait time.Duration) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	wait = k.every()
@@ -177,7 +208,7 @@ func (k *Keeper) due(now time.Time) (uris []string, wait time.Duration) {
 		k.settle(at, now)
 		if !at.asking && !at.next.After(now) {
 			at.asking = true
-			uris = append(uris, uri)
+			list = append(list, ask{uri, at.use.Owner})
 		}
 		if !at.asking {
 			wait = min(wait, at.next.Sub(now))
@@ -186,8 +217,8 @@ func (k *Keeper) due(now time.Time) (uris []string, wait time.Duration) {
 			wait = min(wait, seen.last.Add(TokenLife).Sub(now))
 		}
 	}
-	slices.Sort(uris)
-	return uris, max(wait, time.Millisecond)
+	slices.SortFunc(list, func(a, b ask) int { return strings.Compare(a.uri, b.uri) })
+	return list, max(wait, time.Millisecond)
 }
 
 // fetch asks one address, and takes what it says.
@@ -199,7 +230,7 @@ func (k *Keeper) fetch(ctx context.Context, uri string) {
 		return
 	}
 	k.mu.Lock()
-	timeout := at.timeout
+	timeout := at.use.Timeout
 	k.mu.Unlock()
 	set, err := k.Source.Fetch(ctx, uri, timeout)
 	if ctx.Err() != nil {

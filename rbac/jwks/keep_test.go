@@ -79,10 +79,10 @@ func told(t *testing.T, k *jwks.Keeper) {
 	}
 }
 
-func use(uris ...string) map[string]time.Duration {
-	all := map[string]time.Duration{}
+func use(uris ...string) map[string]jwks.Use {
+	all := map[string]jwks.Use{}
 	for _, uri := range uris {
-		all[uri] = 0
+		all[uri] = jwks.Use{}
 	}
 	return all
 }
@@ -216,5 +216,43 @@ func TestKeeperBound(t *testing.T) {
 		if len(got) != 32 || got[0] < "098" {
 			t.Errorf("got %d keys: %v", len(got), got)
 		}
+	})
+}
+
+// slow answers each address after as long as it says.
+type slow map[string]time.Duration
+
+func (s slow) Fetch(ctx context.Context, uri string, _ time.Duration) (jwks.Set, error) {
+	select {
+	case <-time.After(s[uri]):
+		return jwks.Parse([]byte(document(edJWK())))
+	case <-ctx.Done():
+		return jwks.Set{}, ctx.Err()
+	}
+}
+
+// TestOneOwnerDoesNotHoldUpOthers: whatever some name, and however slow it is,
+// the addresses of all others are asked at once.
+func TestOneOwnerDoesNotHoldUpOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		source, uses := slow{}, map[string]jwks.Use{}
+		for i := range 2000 {
+			uri := fmt.Sprint("slow-", i)
+			source[uri], uses[uri] = time.Minute, jwks.Use{Owner: fmt.Sprint("tenant-", i%2)}
+		}
+		k := &jwks.Keeper{Source: source, Log: slog.New(slog.DiscardHandler)}
+		ctx, stop := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- k.Run(ctx) }()
+		k.Use(uses)
+		synctest.Wait()
+		uses["shop"] = jwks.Use{Owner: "shop"}
+		k.Use(uses)
+		time.Sleep(time.Second)
+		if k.Keys("shop") == "" {
+			t.Error("one address waits for others'")
+		}
+		stop()
+		<-done
 	})
 }

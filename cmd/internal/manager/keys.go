@@ -1,6 +1,7 @@
 package manager
 
 import (
+	"cmp"
 	"context"
 	"crypto/x509"
 	"errors"
@@ -85,18 +86,40 @@ type objects struct {
 
 // take holds what was read, and says which key sets are in use.
 func (o *objects) take(policies []rbac.Policy, requests []rbac.RequestAuthentication) {
-	uris := map[string]time.Duration{}
-	for _, r := range requests {
-		for _, rule := range r.Rules {
-			if rule.KeysURI != "" && rule.Keys == "" {
-				uris[rule.KeysURI] = max(uris[rule.KeysURI], rule.Timeout)
-			}
-		}
-	}
 	o.mu.Lock()
 	o.known, o.policies, o.requests = true, policies, requests
 	o.mu.Unlock()
-	o.keeper.Use(uris)
+	o.keeper.Use(uses(requests))
+}
+
+// uses are the addresses that are asked, on the account of their namespace. One
+// that several name is on that of the one that names the fewest: nobody is held
+// up by another who names it too.
+func uses(requests []rbac.RequestAuthentication) map[string]jwks.Use {
+	type owned struct{ owner, uri string }
+	seen, count := map[owned]time.Duration{}, map[string]int{}
+	for _, r := range requests {
+		for _, rule := range r.Rules {
+			if rule.KeysURI == "" || rule.Keys != "" {
+				continue
+			}
+			at := owned{r.Namespace, rule.KeysURI}
+			if _, ok := seen[at]; !ok {
+				count[r.Namespace]++
+			}
+			seen[at] = max(seen[at], rule.Timeout)
+		}
+	}
+	uris := map[string]jwks.Use{}
+	for at, timeout := range seen {
+		use, ok := uris[at.uri]
+		if !ok || cmp.Or(cmp.Compare(count[at.owner], count[use.Owner]), cmp.Compare(at.owner, use.Owner)) < 0 {
+			use.Owner = at.owner
+		}
+		use.Timeout = max(use.Timeout, timeout)
+		uris[at.uri] = use
+	}
+	return uris
 }
 
 // publish hands on what is held, with the keys that are known now. An issuer
@@ -136,6 +159,9 @@ func (r *run) publish() {
 	}
 }
 
+// gatherKeys is how long changes of keys are gathered.
+const gatherKeys = time.Second
+
 // keepKeys fetches key sets until ctx ends, and publishes those that change.
 func (r *run) keepKeys(ctx context.Context, group *errgroup.Group) {
 	group.Go(func() error {
@@ -148,6 +174,11 @@ func (r *run) keepKeys(ctx context.Context, group *errgroup.Group) {
 		for {
 			select {
 			case <-r.objects.keeper.Changed():
+			case <-ctx.Done():
+				return nil
+			}
+			select { // an issuer of many, whose keys are always others, is no reason to do nothing else
+			case <-time.After(gatherKeys):
 				r.publish()
 			case <-ctx.Done():
 				return nil

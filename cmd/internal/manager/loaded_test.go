@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -102,6 +103,24 @@ func TestKeysComeAndGoOut(t *testing.T) {
 			t.Error("what was read has been changed")
 		}
 	})
+}
+
+// TestWhoseAccountAnIssuerIsOn: many addresses of one namespace are on its own, and
+// one that it shares is on that of who has fewer.
+func TestWhoseAccountAnIssuerIsOn(t *testing.T) {
+	var many []rbac.TokenRule
+	for _, uri := range []string{"https://a", "https://b", "https://shared"} {
+		many = append(many, rbac.TokenRule{KeysURI: uri, Timeout: time.Minute})
+	}
+	got := uses([]rbac.RequestAuthentication{
+		{Namespace: "flood", Name: "x", Rules: many},
+		{Namespace: "flood", Name: "y", Rules: many},
+		{Namespace: "shop", Name: "x", Rules: []rbac.TokenRule{{KeysURI: "https://shared", Timeout: time.Second}, {KeysURI: "https://inline", Keys: "{}"}}},
+	})
+	want := map[string]jwks.Use{"https://a": {Timeout: time.Minute, Owner: "flood"}, "https://b": {Timeout: time.Minute, Owner: "flood"}, "https://shared": {Timeout: time.Minute, Owner: "shop"}}
+	if !maps.Equal(got, want) {
+		t.Errorf("got %v", got)
+	}
 }
 
 type fetched func(uri string) (jwks.Set, error)
