@@ -251,7 +251,10 @@ func identityInHeader(policies []rbac.Policy) []rbac.Policy {
 				if p.Kind() == rbac.Suffix {
 					continue // has no like in a header
 				}
-				text = rbactest.TrustDomain.Name() + "/ns/" + text + "/*"
+				text = rbactest.TrustDomain.Name() + "/ns/" + text
+				if p.Kind() == rbac.Exact {
+					text += "/*"
+				}
 			}
 			q, err := rbac.ParseValue(header, text, "")
 			if err != nil {
