@@ -81,8 +81,15 @@ func (m *manager) dial(t *testing.T) *grpc.ClientConn {
 	return conn
 }
 
-// run starts a client and returns how to end it.
+// run starts a client in a bubble and returns how to end it.
 func run(t *testing.T, m *manager, f *distribute.Filters) (stop func()) {
+	t.Helper()
+	end := follow(t, m, f)
+	return func() { end(); synctest.Wait() }
+}
+
+// follow starts a client and returns how to end it.
+func follow(t *testing.T, m *manager, f *distribute.Filters) (stop func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	conn, done := m.dial(t), make(chan error, 1)
@@ -95,7 +102,6 @@ func run(t *testing.T, m *manager, f *distribute.Filters) (stop func()) {
 		}
 		conn.Close()
 		m.stop()
-		synctest.Wait()
 	}
 }
 

@@ -103,6 +103,7 @@ type Filters struct {
 	changed  chan struct{} // closed when pods gains or loses one, or there is room again
 	compiled map[[32]byte]*compiled
 	crowded  map[string]bool // namespaces of which something was refused for want of room
+	refused  map[[32]byte]*Refusal
 }
 
 // An answer is what the manager said of a pod, as far as we understood it.
@@ -135,7 +136,7 @@ func NewFilters(td spiffeid.TrustDomain, observe func(Event)) *Filters {
 	}
 	return &Filters{
 		trustDomain: td, observe: observe, build: (*builder).build, lanes: newLanes(),
-		pods: map[string]*PodFilter{}, changed: make(chan struct{}), compiled: map[[32]byte]*compiled{}, crowded: map[string]bool{},
+		pods: map[string]*PodFilter{}, changed: make(chan struct{}), compiled: map[[32]byte]*compiled{}, crowded: map[string]bool{}, refused: map[[32]byte]*Refusal{},
 	}
 }
 
@@ -400,14 +401,40 @@ func (f *Filters) filter(b *builder, set rbac.Set, p *PodFilter, size int) (*com
 	if c, err := f.share(digest, nil, p, size); c != nil || err != nil {
 		return c, err
 	}
-	resources, err := f.build(b, set)
-	if r := (*Refusal)(nil); errors.As(err, &r) {
-		return nil, err
+	if r := f.refusal(digest); r != nil {
+		return nil, r
 	}
+	resources, err := f.build(b, set)
 	if err != nil {
-		return nil, refuse("does-not-compile", "set %s: %w", hex.EncodeToString(digest[:8]), err)
+		return nil, f.refuse(digest, err)
 	}
 	return f.share(digest, resources, p, size)
+}
+
+// maxRefused is how many sets that cannot be built are remembered.
+const maxRefused = 1024
+
+// refusal is why a set cannot be built, where that is known: the manager says it
+// again, and of other pods. To find it out may have taken long.
+func (f *Filters) refusal(digest [32]byte) *Refusal {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.refused[digest]
+}
+
+// refuse remembers why a set cannot be built.
+func (f *Filters) refuse(digest [32]byte, err error) *Refusal {
+	var r *Refusal
+	if !errors.As(err, &r) {
+		r = refuse("does-not-compile", "set %s: %w", hex.EncodeToString(digest[:8]), err)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if len(f.refused) >= maxRefused {
+		clear(f.refused)
+	}
+	f.refused[digest] = r
+	return r
 }
 
 // crowdedReason is that of the one refusal that may end by itself.

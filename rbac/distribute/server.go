@@ -183,7 +183,8 @@ func (s *Server) node(name string) *node {
 }
 
 // refresh makes the node's resources anew. What has not changed stays the same
-// resource. A workload that cannot be told stays as it was told last.
+// resource. A workload that cannot be told all keeps what it was told last of its
+// own namespace, and is told what is the mesh's.
 func (s *Server) refresh(n *node) error {
 	if !s.known || !n.known {
 		return nil
@@ -195,7 +196,7 @@ func (s *Server) refresh(n *node) error {
 		r, err := s.resource(w)
 		if err != nil {
 			failed = errors.Join(failed, fmt.Errorf("pod %s/%s: %w", w.Pod.Namespace, w.Pod.Name, err))
-			r = n.resources[uid]
+			r = s.instead(w, n.resources[uid])
 		}
 		if old := n.resources[uid]; r != nil && old != nil && old.Version == r.Version {
 			r = old
@@ -212,12 +213,49 @@ func (s *Server) refresh(n *node) error {
 	return failed
 }
 
-// resource is what applies to one workload. The selectors have done their work
-// and are left out: an agent does not know labels, and need not.
+// resource is what applies to one workload.
 func (s *Server) resource(w Workload) (*stream.Resource, error) {
 	if w.Pod.UID == "" || w.Pod.Namespace == "" {
 		return nil, errors.New("no UID, or no namespace")
 	}
+	return takeable(s.message(w))
+}
+
+// takeable refuses what an agent would refuse whole.
+func takeable(m *policypb.WorkloadPolicies) (*stream.Resource, error) {
+	if size := proto.Size(m); size > MaxSize || len(m.Policies) > MaxPolicies {
+		return nil, fmt.Errorf("%d policies of %d bytes, at most %d of %d", len(m.Policies), size, MaxPolicies, MaxSize)
+	}
+	return newResource(m.PodUid, m)
+}
+
+// instead is what a workload is told that cannot be told all: too many policies
+// of its own namespace must not keep the mesh's from it. Those that it was told
+// last of its own stay. Nil, or old, where that is too much as well.
+func (s *Server) instead(w Workload, old *stream.Resource) *stream.Resource {
+	before := &policypb.WorkloadPolicies{}
+	if old == nil || w.Pod.Namespace == s.mesh.RootNamespace || proto.Unmarshal(old.Body.Value, before) != nil {
+		return old
+	}
+	m := s.message(w)
+	own := func(p *policypb.Policy) bool { return p.Namespace == w.Pod.Namespace }
+	mix := func(last, now []*policypb.Policy) []*policypb.Policy {
+		foreign := func(p *policypb.Policy) bool { return !own(p) }
+		mixed := append(slices.DeleteFunc(last, foreign), slices.DeleteFunc(now, own)...)
+		slices.SortStableFunc(mixed, byName)
+		return mixed
+	}
+	m.Policies, m.Requests = mix(before.Policies, m.Policies), mix(before.Requests, m.Requests)
+	r, err := takeable(m)
+	if err != nil {
+		return old
+	}
+	return r
+}
+
+// message is what applies to one workload. The selectors have done their work
+// and are left out: an agent does not know labels, and need not.
+func (s *Server) message(w Workload) *policypb.WorkloadPolicies {
 	target := s.mesh.target(w)
 	message := &policypb.WorkloadPolicies{
 		PodUid:         w.Pod.UID,
@@ -249,15 +287,13 @@ func (s *Server) resource(w Workload) (*stream.Resource, error) {
 			}
 		}
 	}
-	order := func(a, b *policypb.Policy) int {
-		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
-	}
-	slices.SortStableFunc(message.Policies, order)
-	slices.SortStableFunc(message.Requests, order)
-	if size := proto.Size(message); size > MaxSize {
-		return nil, fmt.Errorf("%d policies of %d bytes, at most %d", len(message.Policies), size, MaxSize)
-	}
-	return newResource(w.Pod.UID, message)
+	slices.SortStableFunc(message.Policies, byName)
+	slices.SortStableFunc(message.Requests, byName)
+	return message
+}
+
+func byName(a, b *policypb.Policy) int {
+	return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
 }
 
 // policy is the message for a policy, without its selector.

@@ -183,7 +183,8 @@ func TestBadWorkload(t *testing.T) {
 }
 
 // TestTooMuchForOneWorkload: what one namespace's authors write, however much,
-// delays nobody else; their own workloads stay as they were.
+// delays nobody else; their own workloads stay as they were, and are told what is
+// the mesh's all the same.
 func TestTooMuchForOneWorkload(t *testing.T) {
 	s := distribute.NewServer(distribute.Mesh{TrustDomain: domain, RootNamespace: "root"})
 	a := source(t, s, "a")
@@ -199,10 +200,24 @@ func TestTooMuchForOneWorkload(t *testing.T) {
 		flood.Name = fmt.Sprint("flood-", i)
 		all = append(all, flood)
 	}
-	if err := s.Set(append(all, policies(t, policy("other", "q", "{}"))...), nil); err == nil {
-		t.Error("no error")
+	flood.Rules = nil
+	few := policies(t, policy("shop", "many", "{}"))
+	for i := range distribute.MaxPolicies {
+		flood.Name = fmt.Sprint("flood-", i)
+		few = append(few, flood)
 	}
-	if diff := cmp.Diff(map[string][]string{"uid-web": {"shop/p"}, "uid-o": {"other/q"}}, told(t, a)); diff != "" {
-		t.Errorf("-want +got\n%s", diff)
+	for _, all := range [][]rbac.Policy{all, few} {
+		if err := s.Set(append(all, policies(t, policy("other", "q", "{}"))...), nil); err == nil {
+			t.Error("no error")
+		}
+		if diff := cmp.Diff(map[string][]string{"uid-web": {"shop/p"}, "uid-o": {"other/q"}}, told(t, a)); diff != "" {
+			t.Errorf("-want +got\n%s", diff)
+		}
+		if err := s.Set(append(all, policies(t, policy("root", "mesh", "{}"))...), nil); err == nil {
+			t.Error("no error")
+		}
+		if diff := cmp.Diff(map[string][]string{"uid-web": {"root/mesh", "shop/p"}, "uid-o": {"root/mesh"}}, told(t, a)); diff != "" {
+			t.Errorf("with the mesh's: -want +got\n%s", diff)
+		}
 	}
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/istio-auth/istio-auth/rbac"
 	"github.com/istio-auth/istio-auth/rbac/access"
 	"github.com/istio-auth/istio-auth/rbac/jwks"
+	"github.com/istio-auth/istio-auth/rbac/parse"
 )
 
 // Keys says how the key sets of end users' issuers are fetched.
@@ -139,23 +140,38 @@ func (o *objects) publish(to func([]rbac.Policy, []rbac.RequestAuthentication) e
 			}
 			rules[j] = rule
 		}
-		r.Rules = rules
-		requests[i] = r
+		requests[i] = fitting(r, rules)
 	}
 	return to(o.policies, requests)
+}
+
+// fitting is r with these rules, or as it was read, without the keys that were
+// fetched, where an agent would not take it with them: it would refuse all that
+// is for its workloads, and go on with what it had.
+func fitting(r rbac.RequestAuthentication, rules []rbac.TokenRule) rbac.RequestAuthentication {
+	length := 0
+	for _, rule := range rules {
+		length += len(rule.Keys)
+	}
+	with := r
+	with.Rules = rules
+	if length > parse.MaxWire/4 && len(parse.RequestJSON(with)) > parse.MaxWire {
+		return r
+	}
+	return with
 }
 
 // loaded takes all objects, and what was wrong with their sources.
 func (r *run) loaded(o access.Objects, bad error) {
 	all, unresolved := access.Resolve(o, r.config.RootNamespace)
-	r.deps.report(all, errors.Join(bad, unresolved))
+	r.report(all, errors.Join(bad, unresolved))
 	r.objects.take(all, o.Requests)
 	r.publish()
 }
 
 func (r *run) publish() {
 	if err := r.objects.publish(r.policies.Set); err != nil {
-		r.deps.Log.Error("some workloads keep the policies that they had", "err", err)
+		r.deps.Log.Error("some workloads keep the policies that they had", "err", cut(err.Error()))
 	}
 }
 

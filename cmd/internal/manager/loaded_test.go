@@ -1,11 +1,13 @@
 package manager
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"log/slog"
 	"maps"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -14,6 +16,7 @@ import (
 	"github.com/istio-auth/istio-auth/rbac/access"
 	"github.com/istio-auth/istio-auth/rbac/distribute"
 	"github.com/istio-auth/istio-auth/rbac/jwks"
+	"github.com/istio-auth/istio-auth/rbac/parse"
 )
 
 // TestGrantsAreResolved: with roles of the configured root namespace, and what
@@ -103,6 +106,40 @@ func TestKeysComeAndGoOut(t *testing.T) {
 			t.Error("what was read has been changed")
 		}
 	})
+}
+
+// TestKeysThatAreTooMany: a set that no agent takes would keep all else from its
+// workloads, so that the issuers' tokens are rejected instead.
+func TestKeysThatAreTooMany(t *testing.T) {
+	read := rbac.RequestAuthentication{Namespace: "shop", Name: "r", Rules: make([]rbac.TokenRule, 64)}
+	rules := make([]rbac.TokenRule, 64)
+	for i := range rules {
+		rules[i].Keys = strings.Repeat("\"", parse.MaxWire/128)
+	}
+	if got := fitting(read, rules[:16]); got.Rules[0].Keys == "" || len(parse.RequestJSON(got)) > parse.MaxWire {
+		t.Error("16 fit")
+	}
+	if got := fitting(read, rules); got.Rules[0].Keys != "" {
+		t.Error("64 are too many")
+	}
+}
+
+// TestTheLogIsToldOnce: what is wrong with policies, however much, and whenever
+// others change.
+func TestTheLogIsToldOnce(t *testing.T) {
+	var log bytes.Buffer
+	r := &run{deps: Deps{Log: slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelError}))}}
+	for range 100 {
+		r.report(nil, errors.New(strings.Repeat("bad ", 1<<20)))
+	}
+	if n := log.Len(); n == 0 || n > 10<<10 {
+		t.Errorf("%d bytes", n)
+	}
+	r.report(nil, nil)
+	r.report(nil, errors.New("bad"))
+	if !strings.HasSuffix(log.String(), "err=bad\n") {
+		t.Error("what comes again is told again")
+	}
 }
 
 // TestWhoseAccountAnIssuerIsOn: many addresses of one namespace are on its own, and

@@ -113,17 +113,34 @@ type run struct {
 	policies *distribute.Server
 	objects  *objects
 	streams  shares
+	bad      string // what the log was told last of bad policies
 }
 
-// report tells of a policy set, and of what is wrong with it.
-func (d Deps) report(all []rbac.Policy, bad error) {
+// report tells of a policy set, and of what is wrong with it: in the log once,
+// and only so much. Whoever writes bad objects, however many, could else fill it
+// whenever anybody writes anything.
+func (r *run) report(all []rbac.Policy, bad error) {
+	text := ""
 	if bad != nil {
-		d.Log.Error("bad policies keep their last good content", "err", bad)
+		text = cut(bad.Error())
 	}
-	d.Log.Info("policies read", "policies", len(all))
-	if d.Loaded != nil {
-		d.Loaded(all, bad)
+	if text != r.bad && text != "" {
+		r.deps.Log.Error("bad policies keep their last good content", "err", text)
 	}
+	r.bad = text
+	r.deps.Log.Info("policies read", "policies", len(all))
+	if r.deps.Loaded != nil {
+		r.deps.Loaded(all, bad)
+	}
+}
+
+// cut keeps the beginning of a long text.
+func cut(text string) string {
+	const most = 8 << 10
+	if len(text) <= most {
+		return text
+	}
+	return fmt.Sprintf("%s... and %d bytes more", text[:most], len(text)-most)
 }
 
 // What one manager bears. An agent follows 64 pods on a stream, and has twice
