@@ -1,6 +1,10 @@
 package rbac
 
-import "strings"
+import (
+	"slices"
+	"strconv"
+	"strings"
+)
 
 // An Op is what an [Expression] does with its parts. The zero value is never
 // satisfied.
@@ -71,4 +75,32 @@ func (c Comparison) holds(left, text string) bool {
 		return strings.HasSuffix(left, text)
 	}
 	return false
+}
+
+// Name is an author's reading of c that no other comparison has, not even the
+// same one where a peer has other names: two who know the same name mean the same
+// question, whichever version of the policies each of them has.
+func (c Comparison) Name(d Domains) string {
+	how := map[Kind]string{Exact: " is ", Prefix: " begins with ", Suffix: " ends with "}[c.How]
+	if how == "" {
+		how = " never "
+	}
+	name := c.Left.String() + how + strconv.Quote(c.Lead) + " + " + c.Right.String() + " + " + strconv.Quote(c.Trail)
+	if c.Not {
+		name = "not " + name
+	}
+	if c.Left.OfPeer() || c.Right.OfPeer() {
+		// Names of trust domains have neither commas nor semicolons.
+		var family, foreign []string
+		for _, td := range d.Family() {
+			family = append(family, td.Name())
+		}
+		for _, td := range d.Foreign {
+			foreign = append(foreign, td.Name())
+		}
+		slices.Sort(family)
+		slices.Sort(foreign)
+		name += " in " + strings.Join(slices.Compact(family), ",") + ";" + strings.Join(slices.Compact(foreign), ",")
+	}
+	return name
 }

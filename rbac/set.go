@@ -25,6 +25,10 @@ type Target struct {
 	Providers []string
 }
 
+// OwnProvider is the name of the provider that comes with Istio-Auth. Filters take
+// its word for what they cannot compare: see [Comparison.Name].
+const OwnProvider = "istio-auth"
+
 // A Set is all that applies to one workload. The zero Set means that it is not
 // known what applies, and everything is refused; that nothing applies is a
 // known answer, and [Select] gives it: see [Set.None].

@@ -2,8 +2,6 @@ package eval
 
 import (
 	"slices"
-	"strconv"
-	"strings"
 	"unicode/utf8"
 
 	"github.com/istio-auth/istio-auth/rbac"
@@ -11,7 +9,7 @@ import (
 
 // Compared tells which comparisons of two attributes, of those that set's
 // policies ask for, hold for req for sure, and which do not; by the names that
-// [ComparisonName] gives them, in order. One that cannot be told is in neither, as
+// [rbac.Comparison.Name] gives them, in order. One that cannot be told is in neither, as
 // are all of them where req is refused before any rule is looked at. CUSTOM
 // policies are not looked at: who asks was decided without them.
 //
@@ -33,7 +31,7 @@ func Compared(set rbac.Set, req rbac.Request) (yes, no []string) {
 			for _, p := range s.Policies(action) {
 				for _, r := range p.Rules {
 					eachComparison(r.Expression, func(c rbac.Comparison) {
-						answers[ComparisonName(c, set.Domains())] = reading{call: call}.compare(c)
+						answers[c.Name(set.Domains())] = reading{call: call}.compare(c)
 					})
 				}
 			}
@@ -51,34 +49,6 @@ func Compared(set rbac.Set, req rbac.Request) (yes, no []string) {
 	slices.Sort(yes)
 	slices.Sort(no)
 	return yes, no
-}
-
-// ComparisonName is an author's reading of c that no other comparison has, not
-// even the same one where a peer has other names: two who know the same name mean
-// the same question, whichever version of the policies each of them has.
-func ComparisonName(c rbac.Comparison, d rbac.Domains) string {
-	how := map[rbac.Kind]string{rbac.Exact: " is ", rbac.Prefix: " begins with ", rbac.Suffix: " ends with "}[c.How]
-	if how == "" {
-		how = " never "
-	}
-	name := c.Left.String() + how + strconv.Quote(c.Lead) + " + " + c.Right.String() + " + " + strconv.Quote(c.Trail)
-	if c.Not {
-		name = "not " + name
-	}
-	if c.Left.OfPeer() || c.Right.OfPeer() {
-		// Names of trust domains have neither commas nor semicolons.
-		var family, foreign []string
-		for _, td := range d.Family() {
-			family = append(family, td.Name())
-		}
-		for _, td := range d.Foreign {
-			foreign = append(foreign, td.Name())
-		}
-		slices.Sort(family)
-		slices.Sort(foreign)
-		name += " in " + strings.Join(slices.Compact(family), ",") + ";" + strings.Join(slices.Compact(foreign), ",")
-	}
-	return name
 }
 
 func eachComparison(e *rbac.Expression, yield func(rbac.Comparison)) {

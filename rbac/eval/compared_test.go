@@ -56,7 +56,7 @@ func resolved(c rbactest.Case, yes, no []string) rbac.Set {
 	var resolve func(e rbac.Expression, allow bool) rbac.Expression
 	resolve = func(e rbac.Expression, allow bool) rbac.Expression {
 		if e.Op == rbac.Compare {
-			name := eval.ComparisonName(e.Comparison, set.Domains())
+			name := e.Comparison.Name(set.Domains())
 			holds := !slices.Contains(no, name)
 			if allow {
 				holds = slices.Contains(yes, name)
@@ -121,7 +121,7 @@ func TestComparisonName(t *testing.T) {
 								if left.OfPeer() || right.OfPeer() {
 									is += fmt.Sprint(d)
 								}
-								name := eval.ComparisonName(c, d)
+								name := c.Name(d)
 								if other, ok := seen[name]; ok && other != is {
 									t.Fatalf("%s is %s and %s", name, is, other)
 								}

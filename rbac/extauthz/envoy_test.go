@@ -114,8 +114,8 @@ func TestEnvoyTakesTheWord(t *testing.T) {
 	defer func() { server.Stop(); <-served }()
 
 	start := func(ingest bool) *client {
-		yes := fmt.Sprintf(listHas, extauthz.YesKey, eval.ComparisonName(mine, set.Domains()))
-		no := fmt.Sprintf(listHas, extauthz.NoKey, eval.ComparisonName(banned, set.Domains()))
+		yes := fmt.Sprintf(listHas, extauthz.YesKey, mine.Name(set.Domains()))
+		no := fmt.Sprintf(listHas, extauthz.NoKey, banned.Name(set.Domains()))
 		e := envoy.Start(t, envoy.Config{YAML: fmt.Appendf(nil, askingBootstrap, socket, ingest, yes, no)})
 		return &client{address: e.Address(t, "in").String()}
 	}

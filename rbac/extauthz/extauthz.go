@@ -36,10 +36,10 @@ import (
 )
 
 // Name is how CUSTOM policies name this provider.
-const Name = "istio-auth"
+const Name = rbac.OwnProvider
 
 // Keys of the metadata of an answer. YesKey and NoKey are lists of the names of
-// eval.ComparisonName: of those that hold for sure, and of those that do not for
+// comparisons, rbac.Comparison.Name: of those that hold for sure, and of those that do not for
 // sure. They are there beside a yes alone. ReasonKey and RuleKey are as of
 // [eval.Verdict], or the reason is a [Problem]'s, or one of this package.
 const (
