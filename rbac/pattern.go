@@ -12,7 +12,7 @@ const (
 	Exact    Kind = iota + 1 // the whole string
 	Prefix                   // its beginning: "text*"
 	Suffix                   // its end: "*text"
-	Present                  // anything but the empty string: "*"
+	Present                  // anything but the empty string: "*"; of an empty header it cannot be told
 	Template                 // a path by its segments: "/a/{*}/b", "/a/{**}"
 	Network                  // an IP address within "192.0.2.0/24"
 	Pair                     // two strings, each by a pattern of its own

@@ -188,8 +188,8 @@ func (l *lowering) present(a rbac.Attribute) formula {
 	return always
 }
 
-// match is where a value of a, which is known, matches p: for a path where it
-// does for sure, or, wide, perhaps.
+// match is where a value of a, which is known, matches p: for a path, and for a
+// header that may be empty, where it does for sure, or, wide, perhaps.
 func (l *lowering) match(a rbac.Attribute, p rbac.Pattern, wide bool) formula {
 	if p.Kind() == 0 {
 		return never // a pattern that nobody parsed
@@ -210,6 +210,9 @@ func (l *lowering) match(a rbac.Attribute, p rbac.Pattern, wide bool) formula {
 	case rbac.Host:
 		return l.text(input{kind: inHost}, p, false)
 	case rbac.Header:
+		if p.Kind() == rbac.Present && wide {
+			return anything(header(a)) // an empty one may be there or not
+		}
 		return l.text(header(a), p, false)
 	case rbac.Path:
 		return l.path(p, wide)

@@ -20,11 +20,15 @@ type call struct {
 type value struct{ text, second string }
 
 // matches compares. A path is compared as it is, and as an obliging application
-// might resolve it: where the two differ, it cannot be told.
+// might resolve it: where the two differ, it cannot be told. Nor can it be told
+// whether a header that says nothing is there: some applications ask for its name
+// alone.
 func (v value) matches(a rbac.Attribute, p rbac.Pattern) answer {
 	switch {
 	case p.Kind() == rbac.Pair:
 		return isTrue(p.MatchPair(v.text, v.second))
+	case p.Kind() == rbac.Present && a.Kind() == rbac.Header && v.text == "":
+		return maybe
 	case p.Kind() == rbac.Present:
 		return isTrue(v.text != "")
 	case a.Kind() == rbac.Path:

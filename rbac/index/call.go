@@ -180,6 +180,9 @@ func (c *call) some(a *attribute, l *list) answer {
 		return l.path(c)
 	case rbac.Header:
 		lines := c.Headers[a.header]
+		if len(lines) > 0 && lines[0] == "" && l.present() {
+			return maybe // it may be there or not, and an empty text matches nothing else
+		}
 		return isTrue(len(lines) > 0 && l.any(lines[0]))
 	case rbac.RequestPrincipal:
 		return isTrue(c.issuer != "" && l.anyPair(c.issuer, c.subject))

@@ -2,6 +2,7 @@ package index
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/istio-auth/istio-auth/rbac"
@@ -98,6 +99,11 @@ func matchSegments(segments []string, path string) bool {
 		path = path[end:]
 	}
 	return path == ""
+}
+
+// present tells whether one of them is a star.
+func (l *list) present() bool {
+	return slices.ContainsFunc(l.patterns, func(p pattern) bool { return p.kind == rbac.Present })
 }
 
 // any tells whether one of them matches.

@@ -177,10 +177,13 @@ func (w *lowering) match(a rbac.Attribute, p rbac.Pattern) bothWays {
 		return m
 	}
 	var m bothWays
-	if a.Kind() == rbac.Path {
+	switch {
+	case a.Kind() == rbac.Path:
 		strict, folded := w.strictPath(p), w.foldedPath(p)
 		m = bothWays{and(strict, folded), or(strict, folded)}
-	} else {
+	case a.Kind() == rbac.Header && p.Kind() == rbac.Present: // an empty one may be there or not
+		m = bothWays{w.matches(a, p), w.literal(header, a.HeaderName(), present, "")}
+	default:
 		n := w.matches(a, p)
 		m = bothWays{n, n}
 	}
