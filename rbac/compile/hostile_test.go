@@ -139,10 +139,13 @@ func (r hostileRow) judge(set rbac.Set, got answer, err error) string {
 	if code, reason := got.verdict(); code != r.code || reason != r.reason {
 		return fmt.Sprintf("Envoy says %d %s, want %d %s; the path is %q; eval says %s", code, reason, r.code, r.reason, got.path, r.evalSays(set))
 	}
-	if got.code != 200 && got.code != 403 {
+	if got.details != "direct_response" && !strings.HasPrefix(got.details, "rbac_access_denied") {
 		return "" // Envoy refused it before any policy was asked
 	}
 	req, err := r.call.Request()
+	if err != nil && r.reason == "none" {
+		return "" // neither has a path, and the filter refuses without asking a line
+	}
 	if err != nil {
 		if !r.call.HTTP2 || got.path == "" {
 			return fmt.Sprintf("rbac says %v, Envoy %+v", err, got)
