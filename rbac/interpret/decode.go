@@ -19,12 +19,18 @@ const (
 type decoder struct {
 	inputs map[string]Input
 	shapes map[string]*Shape
+	known  map[memoKey]memoized // nil: nothing is remembered
+}
+
+func newDecoder() *decoder {
+	return &decoder{inputs: map[string]Input{}, shapes: map[string]*Shape{}}
 }
 
 // Decode reads an RBAC filter of HTTP or of the network. Errors wrap
 // [ErrUnknown] or [ErrMalformed].
-func Decode(filter *anypb.Any) (*Filter, error) {
-	d := &decoder{inputs: map[string]Input{}, shapes: map[string]*Shape{}}
+func Decode(filter *anypb.Any) (*Filter, error) { return newDecoder().decode(filter) }
+
+func (d *decoder) decode(filter *anypb.Any) (*Filter, error) {
 	kind := filter.GetTypeUrl()
 	switch {
 	case len(filter.ProtoReflect().GetUnknown()) > 0:
@@ -189,11 +195,15 @@ func (d *decoder) list(data []byte, depth int) ([]Line, error) {
 			m.unknown(f)
 			continue
 		}
-		line, err := d.line(m.part(f), depth)
+		data := m.part(f)
+		known, err := d.remember(data, depth, true, func() (memoized, error) {
+			line, err := d.line(data, depth)
+			return memoized{line: line}, err
+		})
 		if err != nil {
 			return nil, err
 		}
-		lines = append(lines, line)
+		lines = append(lines, known.line)
 	}
 	if len(lines) == 0 {
 		m.fail(fmt.Errorf("%w: a list without lines", ErrMalformed))
@@ -289,10 +299,15 @@ func (d *decoder) keys(data []byte, depth int) (map[string]Then, error) {
 			m.unknown(f)
 			continue
 		}
-		key, then, err := d.entry(m.part(f), depth)
+		data := m.part(f)
+		known, err := d.remember(data, depth, false, func() (memoized, error) {
+			key, then, err := d.entry(data, depth)
+			return memoized{key: key, then: then}, err
+		})
 		if err != nil {
 			return nil, err
 		}
+		key, then := known.key, known.then
 		if _, again := out[key]; again || key == "" {
 			return nil, fmt.Errorf("%w: MatchMap: the key %.80q is empty or comes again", ErrUnknown, key)
 		}

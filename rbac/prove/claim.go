@@ -9,10 +9,10 @@ import (
 // An outcome is what a filter does with a request: an interpret.Kind.
 type outcome int8
 
-// A part is formulas that all have one outcome: where one holds, and none of an
+// A part is rules that all have one outcome: where one matches, and none of an
 // earlier part.
 type part struct {
-	items []*node
+	rules []rule
 	then  outcome
 }
 
@@ -43,9 +43,9 @@ const (
 	mark // Log
 )
 
-func newLowering(set rbac.Set, tcp bool) *lowering {
+func (m *memory) lowering(set rbac.Set, tcp bool) *lowering {
 	return &lowering{
-		table: newTable(), domains: set.Domains(), accepted: set.Domains().Accepted(), plaintext: set.Plaintext(), tcp: tcp,
+		table: m.table, domains: set.Domains(), accepted: set.Domains().Accepted(), plaintext: set.Plaintext(), tcp: tcp,
 		cache: map[patternKey]bothWays{},
 	}
 }
@@ -89,32 +89,19 @@ func (c *claim) fact(nodes ...*node) {
 	}
 }
 
-func (w *lowering) policies(list []rbac.Policy) []*node {
-	var out []*node
-	for _, p := range list {
-		w.istio, w.lenient = p.IstioCompat, p.Action != rbac.Allow
-		for _, r := range p.Rules {
-			if n := w.rule(r); n.op != constFalse {
-				out = append(out, n)
-			}
-		}
-	}
-	return out
-}
-
 // enforced is what the filter for DENY and ALLOW does.
 func (w *lowering) enforced(set rbac.Set) claim {
 	c := w.begin()
-	var denied []*node
+	var denied []rule
 	for _, p := range set.Policies(rbac.Custom) {
 		// A connection is asked for nowhere.
 		if w.tcp || !slices.Contains(set.Providers(), p.Provider) {
-			denied = append(denied, w.policies([]rbac.Policy{p})...)
+			denied = append(denied, rules([]rbac.Policy{p})...)
 		}
 	}
 	c.parts = []part{
-		{append(denied, w.policies(set.Deny())...), deny},
-		{w.policies(set.Allow()), allow},
+		{append(denied, rules(set.Deny())...), deny},
+		{rules(set.Allow()), allow},
 	}
 	if c.last = allow; len(set.Allow()) > 0 {
 		c.last = deny
@@ -127,21 +114,28 @@ func (w *lowering) enforced(set rbac.Set) claim {
 func (w *lowering) audited(set rbac.Set) claim {
 	c := w.begin()
 	c.guarded, c.marks = false, true
-	c.parts = []part{{w.policies(set.Policies(rbac.Audit)), mark}}
+	c.parts = []part{{rules(set.Policies(rbac.Audit)), mark}}
 	return c
 }
+
+// askPrefix begins the names of rules that ask, in logs and statistics, so that
+// nobody takes them for rules that refuse.
+const askPrefix = "ask/"
 
 // asked is what the shadow matcher for a provider of CUSTOM says: deny means
 // that it is asked. About what the guards refuse it is, too.
 func (w *lowering) asked(set rbac.Set, provider string) claim {
 	c := w.begin()
-	var items []*node
+	var asking []rule
 	for _, p := range set.Policies(rbac.Custom) {
 		if p.Provider == provider {
-			items = append(items, w.policies([]rbac.Policy{p})...)
+			for _, r := range rules([]rbac.Policy{p}) {
+				r.name = askPrefix + r.name
+				asking = append(asking, r)
+			}
 		}
 	}
-	c.parts, c.provider = []part{{items, deny}}, provider
-	c.guarded = len(items) > 0 // nothing is asked otherwise
+	c.parts, c.provider = []part{{asking, deny}}, provider
+	c.guarded = len(asking) > 0 // nothing is asked otherwise
 	return c
 }

@@ -14,13 +14,15 @@ import (
 type item struct {
 	when *node
 	then outcome
+	name string // of the action
 }
 
 // A reader makes items of a matcher. A matcher that gives no action is passed
 // over, so that its places in the list are the conditions that lead to it.
 type reader struct {
 	*table
-	items []item
+	memory *memory // nil: nothing is kept
+	items  []item
 	// ofTLS: the filter asks for the certificate by the input that a connection
 	// without TLS does not have.
 	ofTLS bool
@@ -30,11 +32,14 @@ type reader struct {
 
 func (r *reader) matcher(m *interpret.Matcher, so []*node) error {
 	for _, line := range m.List {
-		n, err := r.predicate(line.When)
+		err := r.kept(readKey{when: line.When, then: line.Then}, so, func(r *reader) error {
+			n, err := r.predicate(line.When)
+			if err != nil {
+				return err
+			}
+			return r.then(line.Then, with(so, n))
+		})
 		if err != nil {
-			return err
-		}
-		if err := r.then(line.Then, with(so, n)); err != nil {
 			return err
 		}
 	}
@@ -49,6 +54,25 @@ func (r *reader) matcher(m *interpret.Matcher, so []*node) error {
 	return r.then(*m.NoMatch, so)
 }
 
+// kept calls read, where nothing leads to a branch, once for the same branch.
+func (r *reader) kept(k readKey, so []*node, read func(*reader) error) error {
+	if r.memory == nil || len(so) > 0 {
+		return read(r)
+	}
+	known, ok := r.memory.read[k]
+	if !ok {
+		sub := reader{table: r.table}
+		if err := read(&sub); err != nil {
+			return err
+		}
+		known = readItems{sub.items, sub.ofTLS, sub.folds}
+		r.memory.read[k] = known
+	}
+	r.items = append(r.items, known.items...)
+	r.ofTLS, r.folds = r.ofTLS || known.ofTLS, r.folds || known.folds
+	return nil
+}
+
 func with(so []*node, n *node) []*node { return append(so[:len(so):len(so)], n) }
 
 func (r *reader) then(t interpret.Then, so []*node) error {
@@ -56,7 +80,7 @@ func (r *reader) then(t interpret.Then, so []*node) error {
 		return r.matcher(t.Matcher, so)
 	}
 	if n := and(so...); n.op != constFalse {
-		r.items = append(r.items, item{n, outcome(t.Action.Kind)})
+		r.items = append(r.items, item{n, outcome(t.Action.Kind), t.Action.Name})
 	}
 	return nil
 }
@@ -88,8 +112,11 @@ func (r *reader) tree(t *interpret.Tree, so []*node) error {
 		slices.SortFunc(keys, func(a, b string) int { return cmp.Or(cmp.Compare(len(b), len(a)), cmp.Compare(a, b)) })
 	}
 	for _, key := range keys {
-		n := &node{lit: positive(r.number(atom{of: of, how: how, literal: key}))}
-		if err := r.then(t.Keys[key], with(so, n)); err != nil {
+		err := r.kept(readKey{of: of, how: how, text: key, then: t.Keys[key]}, so, func(r *reader) error {
+			n := &node{lit: positive(r.number(atom{of: of, how: how, literal: key}))}
+			return r.then(t.Keys[key], with(so, n))
+		})
+		if err != nil {
 			return err
 		}
 	}

@@ -66,21 +66,31 @@ const effort = 2_000_000
 // HTTP shows that filter, an HTTP RBAC filter, does what set means: the matcher
 // what is enforced, and the shadow matcher what would be with the policies of a
 // dry run. The error is nil, a [*Difference], one of this package's, or one of
-// rbac/interpret's.
-func HTTP(set rbac.Set, filter *anypb.Any) error { return equivalent(set, filter, false) }
+// rbac/interpret's. For one filter after another, see [Prover].
+func HTTP(set rbac.Set, filter *anypb.Any) error { return newMemory().enforced(set, filter, false) }
 
 // TCP is HTTP for a network RBAC filter.
-func TCP(set rbac.Set, filter *anypb.Any) error { return equivalent(set, filter, true) }
+func TCP(set rbac.Set, filter *anypb.Any) error { return newMemory().enforced(set, filter, true) }
 
-func equivalent(set rbac.Set, filter *anypb.Any, tcp bool) error {
-	f, err := decode(set, filter, tcp)
+// Audit shows that filter marks what the AUDIT policies of set match, and lets
+// all pass that the filter of [HTTP] does not refuse anyway.
+func Audit(set rbac.Set, filter *anypb.Any) error { return newMemory().audited(set, filter) }
+
+// Custom shows that the shadow matcher of filter refuses what a provider must be
+// asked about, and allows all else; and that filter enforces nothing.
+func Custom(set rbac.Set, provider string, filter *anypb.Any) error {
+	return newMemory().asked(set, provider, filter)
+}
+
+func (m *memory) enforced(set rbac.Set, filter *anypb.Any, tcp bool) error {
+	f, err := m.decode(set, filter, tcp)
 	if err != nil {
 		return err
 	}
 	if f.Matcher == nil {
 		return fmt.Errorf("%w: a filter without matcher, which enforces nothing", ErrUnguarded)
 	}
-	if err := compare(set, f, false, func(w *lowering) claim { return w.enforced(set) }); err != nil {
+	if err := m.compare(set, f, false, func(w *lowering) claim { return w.enforced(set) }); err != nil {
 		return err
 	}
 	trial, dry := set.Trial()
@@ -90,40 +100,40 @@ func equivalent(set rbac.Set, filter *anypb.Any, tcp bool) error {
 	if !dry {
 		return nil
 	}
-	return compare(trial, f, true, func(w *lowering) claim { return w.enforced(trial) })
+	return m.compare(trial, f, true, func(w *lowering) claim { return w.enforced(trial) })
 }
 
-// Audit shows that filter marks what the AUDIT policies of set match, and lets
-// all pass that the filter of [HTTP] does not refuse anyway.
-func Audit(set rbac.Set, filter *anypb.Any) error {
-	f, err := decode(set, filter, false)
+func (m *memory) audited(set rbac.Set, filter *anypb.Any) error {
+	f, err := m.decode(set, filter, false)
 	if err != nil {
 		return err
 	}
 	if f.Matcher == nil || f.Shadow != nil {
 		return fmt.Errorf("%w: want one matcher", ErrUnguarded)
 	}
-	return compare(set, f, false, func(w *lowering) claim { return w.audited(set) })
+	return m.compare(set, f, false, func(w *lowering) claim { return w.audited(set) })
 }
 
-// Custom shows that the shadow matcher of filter refuses what a provider must be
-// asked about, and allows all else; and that filter enforces nothing.
-func Custom(set rbac.Set, provider string, filter *anypb.Any) error {
-	f, err := decode(set, filter, false)
+func (m *memory) asked(set rbac.Set, provider string, filter *anypb.Any) error {
+	f, err := m.decode(set, filter, false)
 	if err != nil {
 		return err
 	}
 	if f.Matcher != nil || f.Shadow == nil {
 		return fmt.Errorf("%w: want one shadow matcher", ErrUnguarded)
 	}
-	return compare(set, f, true, func(w *lowering) claim { return w.asked(set, provider) })
+	return m.compare(set, f, true, func(w *lowering) claim { return w.asked(set, provider) })
 }
 
-func decode(set rbac.Set, filter *anypb.Any, tcp bool) (*interpret.Filter, error) {
+func (m *memory) decode(set rbac.Set, filter *anypb.Any, tcp bool) (f *interpret.Filter, err error) {
 	if set.IsZero() {
 		return nil, ErrUnknownSet
 	}
-	f, err := interpret.Decode(filter)
+	if m.decoder != nil {
+		f, err = m.decoder.Decode(filter)
+	} else {
+		f, err = interpret.Decode(filter)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -135,7 +145,8 @@ func decode(set rbac.Set, filter *anypb.Any, tcp bool) (*interpret.Filter, error
 
 // A proof compares one matcher with one claim.
 type proof struct {
-	*table
+	*memory
+	lowering *lowering
 	set      rbac.Set
 	matcher  *interpret.Matcher
 	claim    claim
@@ -147,17 +158,21 @@ type proof struct {
 	// unsettled: differences that no request was found for.
 	unsettled string
 	inVain    int
+	alone     bool // one rule is looked at: a request that differs need not be found
 }
 
-func compare(set rbac.Set, f *interpret.Filter, shadow bool, says func(*lowering) claim) error {
-	w := newLowering(set, f.Network)
+func (m *memory) compare(set rbac.Set, f *interpret.Filter, shadow bool, says func(*lowering) claim) error {
+	w := m.lowering(set, f.Network)
 	c := says(w)
-	m := f.Matcher
+	matcher := f.Matcher
 	if shadow {
-		m = f.Shadow
+		matcher = f.Shadow
 	}
 	r := &reader{table: w.table}
-	if err := r.matcher(m, nil); err != nil {
+	if m.decoder != nil {
+		r.memory = m
+	}
+	if err := r.matcher(matcher, nil); err != nil {
 		return err
 	}
 	if r.ofTLS && set.Plaintext() {
@@ -170,7 +185,7 @@ func compare(set rbac.Set, f *interpret.Filter, shadow bool, says func(*lowering
 			}
 		}
 	}
-	p := &proof{table: w.table, set: set, matcher: m, claim: c, shadow: shadow, provider: c.provider, left: effort, solved: map[string]solution{}, done: map[sum]bool{}}
+	p := &proof{memory: m, lowering: w, set: set, matcher: matcher, claim: c, shadow: shadow, provider: c.provider, left: effort, solved: map[string]solution{}, done: map[sum]bool{}}
 	if c.guarded {
 		if err := p.guards(r); err != nil {
 			return err
@@ -265,32 +280,4 @@ func (p *proof) side(items []item) side {
 		g.entries = append(g.entries, entry{when: it.when})
 	}
 	return out
-}
-
-// behind shows that both sides do the same where facts hold.
-func (p *proof) behind(items []item, facts []literal) error {
-	s := &simplifier{proof: p, facts: facts}
-	var kept []item
-	for _, it := range items {
-		if n := s.simple(it.when); n != no {
-			kept = append(kept, item{n, it.then})
-			if n == yes {
-				break
-			}
-		}
-	}
-	filter, says := p.side(kept), side{last: p.claim.last}
-	for _, part := range p.claim.parts {
-		g := group{then: part.then}
-		for _, n := range part.items {
-			if n := s.simple(n); n != no {
-				g.entries = append(g.entries, entry{when: n})
-			}
-		}
-		if len(g.entries) > 0 {
-			says.groups = append(says.groups, g)
-		}
-	}
-	p.align(&filter, &says)
-	return p.regions(filter, says, facts)
 }

@@ -116,7 +116,7 @@ func (p *proof) shown(s state) (everywhere bool, err error) {
 		if f == m {
 			return true, nil
 		}
-		return false, p.differ(s.so, f, m)
+		return false, p.differ(s.so)
 	}
 	if s.filter.own() == 0 && s.set.own() == 0 && s.filter.last == s.set.last && len(s.filter.groups) == len(s.set.groups) {
 		return true, nil // only what both have is left

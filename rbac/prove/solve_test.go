@@ -64,7 +64,7 @@ func TestSolver(t *testing.T) {
 	texts := all("abABc", 5)
 	found, none := 0, 0
 	for range 600 {
-		p := &proof{table: newTable(), left: effort, solved: map[string]solution{}}
+		p := &proof{memory: newMemory(), left: effort, solved: map[string]solution{}}
 		literals := atomsOf(r, p, 1+r.IntN(4))
 		s := p.walk(attribute{text, "x"}, literals)
 		if s.gave {

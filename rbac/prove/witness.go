@@ -2,6 +2,7 @@ package prove
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -17,7 +18,7 @@ import (
 
 // differ is asked where both sides are decided, and differently, as long as the
 // literals can hold of a request at all. It is nil where they cannot.
-func (p *proof) differ(so []literal, _, _ outcome) error {
+func (p *proof) differ(so []literal) error {
 	of := map[attribute][]literal{}
 	for _, l := range so {
 		of[p.of(l)] = append(of[p.of(l)], l)
@@ -39,6 +40,9 @@ func (p *proof) differ(so []literal, _, _ outcome) error {
 	if !possible {
 		return nil
 	}
+	if p.alone {
+		return errOpen
+	}
 	if gave {
 		return p.unsettle(so)
 	}
@@ -50,6 +54,9 @@ func (p *proof) differ(so []literal, _, _ outcome) error {
 	}
 	return p.unsettle(so)
 }
+
+// errOpen tells that a request may have literals.
+var errOpen = errors.New("prove: open")
 
 // mostUnsettled is how many times a request is looked for in vain.
 const mostUnsettled = 30
