@@ -13,3 +13,12 @@ func (f *Filters) Before(call func(rbac.Set)) {
 		return build(b, set)
 	}
 }
+
+// FailBuilds has each build end with err.
+func (f *Filters) FailBuilds(err error) {
+	build := f.build
+	f.build = func(b *builder, set rbac.Set) ([]*stream.Resource, error) {
+		_, _ = build(b, set)
+		return nil, err
+	}
+}

@@ -146,6 +146,23 @@ func TestOneNamespaceHasItsShare(t *testing.T) {
 	if err := apply("shop", "web", 7<<20); err != nil {
 		t.Errorf("another namespace: %v", err)
 	}
+	// What replaces another takes its place.
+	if _, body := aPod(t, "tenant", "w1", 6<<20); f.Apply("uid-w1", "v2", body) != nil {
+		t.Error("a change is refused where it makes less")
+	}
+	if err := apply("tenant", "late", 7<<20); err == nil {
+		t.Fatal("too much is taken")
+	}
+	_, changed := f.Pods()
+	f.mu.Lock()
+	f.release(f.pods["uid-w2"].current.filter, "tenant")
+	f.pods["uid-w2"].current = answer{}
+	f.mu.Unlock()
+	select {
+	case <-changed:
+	default:
+		t.Error("who was refused is not asked for again when there is room")
+	}
 	f.Remove("uid-w1")
 	if err := apply("tenant", "again", 7<<20); err != nil {
 		t.Errorf("after one has gone: %v", err)

@@ -64,6 +64,7 @@ func TestTheWorstDelaysNobodyElse(t *testing.T) {
 	w := &watched{versions: map[string]int{}, reasons: map[string]string{}, changed: make(chan struct{})}
 	m, f := newManager(), distribute.NewFilters(domain, w.observe)
 	release := make(chan struct{})
+	open := sync.OnceFunc(func() { close(release) })
 	f.Before(func(set rbac.Set) {
 		for _, p := range append(set.Allow(), set.Deny()...) {
 			if p.Namespace == "tenant" && p.Name == "worst" {
@@ -123,6 +124,7 @@ func TestTheWorstDelaysNobodyElse(t *testing.T) {
 	}
 	m.start()
 	defer follow(t, m, f)()
+	defer open() // the client waits for what it has begun
 	w.until(t, "all have what is good", func() bool { return len(w.versions) == len(workloads) })
 	set(good, hard)
 	set(good, hard, changed)
@@ -138,7 +140,7 @@ func TestTheWorstDelaysNobodyElse(t *testing.T) {
 	if n := len(w.reasons); n != 0 {
 		t.Errorf("refused before their turn: %v", w.reasons)
 	}
-	close(release)
+	open()
 	w.until(t, "each of the worst is in force, or refused", func() bool {
 		told := 0
 		for i := range n {

@@ -69,6 +69,9 @@ source:
 		{On: "full", Path: "keys.refresh", Value: "1s", Want: "keys.refresh: 1s: want 10s to 6h"},
 		{On: "full", Path: "keys.refresh", Value: "24h", Want: "keys.refresh: "},
 		{On: "full", Path: "keys.allowNetworks[0]", Value: "10.0.0.1/8", Want: "keys.allowNetworks[0]: "},
+		{On: "full", Path: "keys.allowNetworks[0]", Value: "0.0.0.0/0", Want: "keys.allowNetworks[0]: "},
+		{On: "full", Path: "keys.allowNetworks[0]", Value: "169.254.169.254/32", Want: "keys.allowNetworks[0]: "},
+		{On: "full", Path: "keys.allowNetworks[0]", Value: "::/0", Want: "keys.allowNetworks[0]: "},
 		{On: "full", Path: "keys.allowNetworks[0]", Value: "10.0.0.1", Want: "keys.allowNetworks[0]: "},
 		{On: "full", Path: "keys.caFile", Value: "issuers.pem", Want: "keys.caFile: want an absolute"},
 		{On: "full", Path: "ca", Value: daemontest.Absent, Want: "ca.address: is required"},
@@ -92,7 +95,7 @@ source:
 		{On: "full", Path: "source.files.registry", Value: "/a//b", Want: "source.files.registry: want an absolute"},
 		{On: "kubeconfig", Path: "source.kubernetes.kubeconfig", Value: "config", Want: "source.kubernetes.kubeconfig: want an absolute"},
 	},
-	Size: 268,
+	Size: 271,
 }
 
 func TestConfig(t *testing.T) { configs.Run(t) }

@@ -46,9 +46,22 @@ func (k Keys) validate(p *daemon.Problems, field string) {
 	for i, text := range k.AllowNetworks {
 		if prefix, err := netip.ParsePrefix(text); err != nil || prefix != prefix.Masked() {
 			p.Addf(fmt.Sprintf("%s.allowNetworks[%d]", field, i), "%q: want a network as 10.0.0.0/8", text)
+		} else if linkLocal(prefix) {
+			p.Addf(fmt.Sprintf("%s.allowNetworks[%d]", field, i), "%s has link-local addresses, from which clouds give away credentials", text)
 		}
 	}
 	p.Path(field+".caFile", k.CAFile, false)
+}
+
+// linkLocal tells whether a network has addresses of the link alone (RFC 3927,
+// RFC 4291).
+func linkLocal(network netip.Prefix) bool {
+	for _, text := range []string{"169.254.0.0/16", "fe80::/10"} {
+		if network.Overlaps(netip.MustParsePrefix(text)) {
+			return true
+		}
+	}
+	return false
 }
 
 // keeper fetches as k says.
