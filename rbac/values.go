@@ -62,7 +62,9 @@ func ParseValue(a Attribute, s, own string) (Pattern, error) {
 		return parseHeaderValue(s)
 	case RequestPrincipal:
 		return parseRequestPrincipal(s)
-	case Audience, Presenter, Claim:
+	case Claim:
+		return parseClaimValue(a.name, s)
+	case Audience, Presenter:
 		return parsePattern(s, maxClaimValue)
 	}
 	return Pattern{}, refuse("bad-attribute", "no value of it can match")

@@ -94,6 +94,24 @@ func parseHeaderValue(s string) (Pattern, error) {
 	return p, nil
 }
 
+// parseClaimValue reads a value of the claim of that name. One that no token has
+// is refused: a DENY of it would deny nothing.
+func parseClaimValue(name, s string) (Pattern, error) {
+	p, err := parsePattern(s, maxClaimValue)
+	if err != nil {
+		return Pattern{}, err
+	}
+	switch name {
+	case "[scope]", "[permission]":
+		if strings.Contains(p.text, " ") {
+			return Pattern{}, refuse("bad-claim-value", "%.80q: %s is split at blanks, and compared word by word", s, name)
+		}
+	case "[exp]", "[iat]", "[nbf]":
+		return Pattern{}, refuse("bad-claim-value", "%.80q: %s is a number (RFC 7519 §4.1), and texts alone are compared", s, name)
+	}
+	return p, nil
+}
+
 // parseRequestPrincipal reads "<issuer>/<subject>", cut at the last slash. One
 // star may stand first or last, for the beginning of the issuer or the end of
 // the subject; a text without a slash needs one, since no token is without

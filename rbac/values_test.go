@@ -177,7 +177,23 @@ func TestValues(t *testing.T) {
 			t.Errorf("a header's %q: got %q, %v", s, p, err)
 		}
 	}
-	if got, want := n, 675; got != want {
+	for name, values := range map[string][]string{
+		"scope": {"read write", "read *", "* write"}, "permission": {"a b"}, "exp": {"1", "*"}, "iat": {"1*"}, "nbf": {"*1"},
+	} {
+		for _, s := range values {
+			n++
+			if p, err := rbac.ParseValue(claim(t, name), s, "own"); reason(err) != "bad-claim-value" {
+				t.Errorf("the claim %s, %q: got %q, %v", name, s, p, err)
+			}
+		}
+	}
+	for _, name := range []string{"other", "realm/scope", "realm/exp"} {
+		n++
+		if p, err := rbac.ParseValue(claim(t, strings.Split(name, "/")...), "a b", "own"); err != nil || p.String() != "a b" {
+			t.Errorf("the claim %s: got %q, %v", name, p, err)
+		}
+	}
+	if got, want := n, 686; got != want {
 		t.Errorf("%d rows, want %d", got, want)
 	}
 	for kind := rbac.Principal; kind <= rbac.Claim; kind++ {
