@@ -17,13 +17,13 @@ for high in string.gmatch(digits, ".") do
   end
 end
 
--- trim cuts dots and blanks off the end, in one pass: a pattern would take the
+-- trim cuts dots and white space off the end, in one pass: a pattern would take the
 -- square of a long segment.
 local function trim(segment)
   local last = #segment
   while last > 0 do
     local b = byte(segment, last)
-    if b ~= 0x2e and b ~= 0x20 then break end
+    if b ~= 0x2e and b ~= 0x20 and (b < 0x09 or b > 0x0d) then break end
     last = last - 1
   end
   return sub(segment, 1, last)

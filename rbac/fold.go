@@ -36,12 +36,12 @@ func FoldPath(path string) string {
 		if s == ".." && len(kept) > 0 {
 			kept = kept[:len(kept)-1]
 		}
-		if s = strings.TrimRight(s, ". "); s != "" {
+		if s = strings.TrimRight(s, blanks); s != "" {
 			kept = append(kept, s)
 		}
 	}
 	folded := "/" + strings.Join(kept, "/")
-	if last, _, _ := strings.Cut(segments[len(segments)-1], ";"); len(kept) > 0 && strings.TrimRight(last, ". ") == "" {
+	if last, _, _ := strings.Cut(segments[len(segments)-1], ";"); len(kept) > 0 && strings.TrimRight(last, blanks) == "" {
 		folded += "/"
 	}
 	return lower(folded)
@@ -58,13 +58,17 @@ func isFolded(path string) bool {
 		if b, encoded := escaped(path[i:]); encoded && b < utf8.RuneSelf {
 			return false
 		}
-		if 'A' <= b && b <= 'Z' || strings.IndexByte("\\;?#\x00", b) >= 0 || b == '/' && strings.IndexByte("/. ", before) >= 0 {
+		if 'A' <= b && b <= 'Z' || strings.IndexByte("\\;?#\x00", b) >= 0 || b == '/' && strings.IndexByte("/"+blanks, before) >= 0 {
 			return false
 		}
 		before = b
 	}
-	return before != '.' && before != ' '
+	return strings.IndexByte(blanks, before) < 0
 }
+
+// blanks are what applications drop at the end of a segment: a dot, a blank, and
+// what else is white space once it is decoded.
+const blanks = ". \t\n\v\f\r"
 
 // maxDecodings is how often a path is decoded at most.
 const maxDecodings = 4
