@@ -78,42 +78,77 @@ func (w *world) says(r *rule, lowering *lowering) *node {
 	return n
 }
 
-// shorter leaves out terms of an or that lie in another of its literals, and
-// literals of an and that follow from another.
+// shorter is n without what follows from its own literals: in an and all else is
+// looked at where they hold, and in an or where they do not. Formulas that are
+// written in two ways come out as one, mostly.
 func (t *table) shorter(n *node) *node {
-	if n.op != allOf && n.op != oneOf {
-		return n
+	for n.op == allOf || n.op == oneOf {
+		next := t.shorten(n)
+		if next == n {
+			break
+		}
+		n = next
 	}
-	var gone []bool
-	for i, by := range n.terms {
-		if by.op != isLiteral || gone != nil && gone[i] {
+	return n
+}
+
+func (t *table) shorten(n *node) *node {
+	var terms []*node // once something has changed
+	change := func(i int, to *node) {
+		if terms == nil {
+			terms = append(make([]*node, 0, len(n.terms)), n.terms...)
+		}
+		terms[i] = to
+	}
+	now := func(i int) *node {
+		if terms == nil {
+			return n.terms[i]
+		}
+		return terms[i]
+	}
+	neutral := constant(n.op == allOf)
+	for i := range n.terms {
+		by := now(i)
+		if by.op != isLiteral {
 			continue
 		}
-		for j, term := range n.terms {
-			if i == j || gone != nil && gone[j] {
+		l := by.lit
+		if n.op == oneOf {
+			l = l.not()
+		}
+		for j := range n.terms {
+			term := now(j)
+			if i == j || term.op == constTrue || term.op == constFalse {
 				continue
 			}
-			if n.op == oneOf && t.lies(term, by.lit) || n.op == allOf && term.op == isLiteral && t.follows(by.lit, term.lit) {
-				if gone == nil {
-					gone = make([]bool, len(n.terms))
+			if next := t.assume(term, l); next != term {
+				if next.op != neutral.op && next.constant() {
+					return next
 				}
-				gone[j] = true
+				change(j, next)
+			} else if n.op == allOf && term.op == oneOf && t.everyLies(term, l) {
+				change(i, neutral)
+				break
 			}
 		}
 	}
-	if gone == nil {
+	switch {
+	case terms == nil:
 		return n
-	}
-	terms := make([]*node, 0, len(n.terms))
-	for i, t := range n.terms {
-		if !gone[i] {
-			terms = append(terms, t)
-		}
-	}
-	if n.op == allOf {
+	case n.op == allOf:
 		return and(terms...)
 	}
 	return or(terms...)
+}
+
+// everyLies tells whether a literal holds in each term of an or.
+func (t *table) everyLies(n *node, q literal) bool {
+	for _, term := range n.terms {
+		if !t.lies(term, q) {
+			return false
+		}
+	}
+	return true
 }
 
 // follows tells whether q holds wherever p does.
