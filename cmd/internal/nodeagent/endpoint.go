@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"net"
 	"os"
@@ -49,32 +48,25 @@ func (s *sockets) Open(ctx context.Context, pod attest.Pod) (nodeagent.Endpoint,
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("making the workload's directory: %w", err)
 	}
-	path := filepath.Join(dir, SocketName)
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("removing an old socket: %w", err)
-	}
-	listener, err := new(net.ListenConfig).Listen(ctx, "unix", path)
-	if err != nil {
-		return nil, fmt.Errorf("listening for the workload: %w", err)
-	}
-	// The directory is the workload's alone: any user in it may connect.
-	if err := os.Chmod(path, 0o666); err != nil {
-		listener.Close()
-		return nil, fmt.Errorf("opening the socket to the workload: %w", err)
-	}
-	e := &endpoint{secrets: &secret.Source{}, api: &workloadapi.Server{Log: s.log}, done: make(chan error, 1)}
+	e := &endpoint{secrets: &secret.Source{}, api: &workloadapi.Server{Log: s.log}}
 	e.forget = func() { s.filters.Remove(pod.UID) }
 	sources := []sds.Source{e.secrets, reportingFilter{s.filters.Add(pod)}}
 	options := append(sds.Options(),
 		grpc.MaxHeaderListSize(16<<10),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}))
-	if s.admit != nil {
-		options = append(options, grpc.Creds(peers{admit: func(c *net.UnixConn) (func() error, error) { return s.admit(c, pod) }, log: s.log}))
+	var err error
+	e.agent, err = s.serve(ctx, pod, filepath.Join(dir, SocketName), options, func(g *grpc.Server) {
+		(&sds.Server{Sources: func(context.Context) ([]sds.Source, error) { return sources, nil }, Observe: s.observe, Log: s.log}).Register(g)
+		e.api.Register(g)
+	})
+	if err != nil {
+		e.forget()
+		return nil, err
 	}
-	e.server = grpc.NewServer(options...)
-	(&sds.Server{Sources: func(context.Context) ([]sds.Source, error) { return sources, nil }, Observe: s.observe, Log: s.log}).Register(e.server)
-	e.api.Register(e.server)
-	go func() { e.done <- e.server.Serve(bound(listener, maxConnections)) }()
+	if e.authz, err = s.provide(ctx, pod, filepath.Join(dir, AuthzName)); err != nil {
+		e.forget()
+		return nil, errors.Join(err, e.agent.stop())
+	}
 	return e, nil
 }
 
@@ -95,9 +87,9 @@ func (f reportingFilter) Observe(e sds.Event) {
 type endpoint struct {
 	secrets *secret.Source
 	api     *workloadapi.Server
-	server  *grpc.Server
+	agent   *serving
+	authz   *serving
 	forget  func()
-	done    chan error
 }
 
 // Publish is [nodeagent.Endpoint]. Envoy is told first: it refuses more.
@@ -108,11 +100,11 @@ func (e *endpoint) Publish(u nodeagent.Update) error {
 	return e.api.Publish(u)
 }
 
-// Close is [nodeagent.Endpoint]. The listener takes its socket file along.
+// Close is [nodeagent.Endpoint].
 func (e *endpoint) Close() error {
-	e.server.Stop()
+	err := errors.Join(e.authz.stop(), e.agent.stop())
 	e.forget()
-	return <-e.done
+	return err
 }
 
 // peers are the transport credentials of a socket that looks at who connects.
