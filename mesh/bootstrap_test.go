@@ -105,6 +105,9 @@ func TestRefusals(t *testing.T) {
 	ask := func(f func(*mesh.Provider)) func(*mesh.Sidecar) {
 		return func(s *mesh.Sidecar) { f(&s.Providers[1]) }
 	}
+	ours := func(at string, lines bool) func(*mesh.Sidecar) {
+		return ask(func(p *mesh.Provider) { *p = mesh.Provider{Name: mesh.OwnProvider, GRPC: at, Lines: lines} })
+	}
 	table := map[string]row{
 		"whole":           {func(*mesh.Sidecar) {}, ""},
 		"five seconds":    {func(s *mesh.Sidecar) { s.CertificateLife = 5 * time.Second }, ""},
@@ -176,11 +179,19 @@ func TestRefusals(t *testing.T) {
 		"foreign server":     {up(func(u *mesh.Upstream) { u.Servers[0] = id("spiffe://other.test/ns/a/sa/b") }), "outbound[0].servers[0] server-foreign"},
 		"server named twice": {up(func(u *mesh.Upstream) { u.Servers = []spiffeid.ID{clientID, clientID} }), "outbound[0].servers[1] server-repeated"},
 
-		"provider on loopback":       {ask(func(p *mesh.Provider) { p.HTTP, p.Servers = "127.0.0.1:9000", nil }), ""},
-		"provider behind a socket":   {ask(func(p *mesh.Provider) { p.HTTP, p.Servers = "/run/judge.sock", nil }), ""},
-		"provider without name":      {ask(func(p *mesh.Provider) { p.Name = "" }), "providers[1].name name-malformed"},
-		"dotted provider":            {ask(func(p *mesh.Provider) { p.Name = "a.b" }), "providers[1].name name-malformed"},
-		"same provider":              {ask(func(p *mesh.Provider) { p.Name = "own" }), "providers[1].name provider-taken"},
+		"provider on loopback":     {ask(func(p *mesh.Provider) { p.HTTP, p.Servers = "127.0.0.1:9000", nil }), ""},
+		"provider behind a socket": {ask(func(p *mesh.Provider) { p.HTTP, p.Servers = "/run/judge.sock", nil }), ""},
+		"provider without name":    {ask(func(p *mesh.Provider) { p.Name = "" }), "providers[1].name name-malformed"},
+		"dotted provider":          {ask(func(p *mesh.Provider) { p.Name = "a.b" }), "providers[1].name name-malformed"},
+		"same provider":            {ask(func(p *mesh.Provider) { p.Name = "own" }), "providers[1].name provider-taken"},
+		"ours":                     {ours("/run/istio-auth/workload/authz.sock", true), ""},
+		"ours elsewhere":           {ours("/run/other/authz.sock", true), "providers[1] provider-not-ours"},
+		"ours over TCP":            {ours("127.0.0.1:9000", true), "providers[1] provider-not-ours"},
+		"ours at the agent's":      {ours("/run/istio-auth/workload/socket", true), "providers[1] provider-not-ours"},
+		"ours without lines":       {ours("/run/istio-auth/workload/authz.sock", false), "providers[1] provider-not-ours"},
+		"ours over HTTP": {ask(func(p *mesh.Provider) {
+			*p = mesh.Provider{Name: "istio-auth", HTTP: "/run/istio-auth/workload/authz.sock"}
+		}), "providers[1] provider-not-ours"},
 		"provider nowhere":           {ask(func(p *mesh.Provider) { p.HTTP = "" }), "providers[1] provider-protocol"},
 		"provider twice":             {ask(func(p *mesh.Provider) { p.HTTP, p.GRPC, p.PathPrefix, p.Headers, p.Pass = "a:1", "a:1", "", nil, nil }), "providers[1] provider-protocol"},
 		"lines over HTTP":            {ask(func(p *mesh.Provider) { p.Lines = true }), "providers[1] provider-protocol"},
@@ -199,7 +210,7 @@ func TestRefusals(t *testing.T) {
 		"a pseudo-header passed on":  {ask(func(p *mesh.Provider) { p.Pass = []string{":path"} }), "providers[1] header-malformed"},
 		"nothing to ask about":       {func(s *mesh.Sidecar) { s.Inbound = mesh.Inbound{} }, "providers nothing-to-ask-about"},
 	}
-	if got, want := len(table), 89; got != want {
+	if got, want := len(table), 95; got != want {
 		t.Fatalf("%d rows, want %d", got, want)
 	}
 	for name, row := range table {

@@ -21,6 +21,9 @@ import (
 // TestOwnProvider: rbac/extauthz behind a real sidecar decides what no filter
 // can express, and is told of the request what rbac/eval wants to know.
 func TestOwnProvider(t *testing.T) {
+	if mesh.OwnProvider != extauthz.Name {
+		t.Fatalf("%s is not %s", mesh.OwnProvider, extauthz.Name)
+	}
 	user := newEndUser(t)
 	claim, err := rbac.ClaimAttr("sub")
 	if err != nil {
@@ -34,13 +37,13 @@ func TestOwnProvider(t *testing.T) {
 	compare := func(c rbac.Comparison) []rbac.Rule {
 		return []rbac.Rule{{Expression: &rbac.Expression{Op: rbac.Compare, Comparison: c}}}
 	}
-	target := rbac.Target{Namespace: "shop", TrustDomain: domain, Providers: []string{"own"}}
+	target := rbac.Target{Namespace: "shop", TrustDomain: domain, Providers: []string{mesh.OwnProvider}}
 	tokens := []rbac.RequestAuthentication{{Namespace: "shop", Name: "users", Rules: []rbac.TokenRule{{Issuer: "https://issuer.test", Keys: user.keys(t)}}}}
 	set := rbac.Select([]rbac.Policy{
 		{Namespace: "shop", Name: "mine", Action: rbac.Allow, Rules: compare(rbac.Comparison{Left: rbac.Attr(rbac.Path), How: rbac.Prefix, Lead: "/users/", Right: claim, Trail: "/"})},
 		{Namespace: "shop", Name: "host", Action: rbac.Deny, Rules: compare(rbac.Comparison{Left: rbac.Attr(rbac.Host), How: rbac.Exact, Right: tenant})},
 	}, target).WithTokens(tokens, target)
-	asking := rbac.Select([]rbac.Policy{{Namespace: "shop", Name: "ask", Action: rbac.Custom, Provider: "own", Rules: []rbac.Rule{{}}}}, target).WithTokens(tokens, target)
+	asking := rbac.Select([]rbac.Policy{{Namespace: "shop", Name: "ask", Action: rbac.Custom, Provider: mesh.OwnProvider, Rules: []rbac.Rule{{}}}}, target).WithTokens(tokens, target)
 
 	answers := make(chan extauthz.Answer, 100)
 	server := grpc.NewServer()
@@ -48,16 +51,16 @@ func TestOwnProvider(t *testing.T) {
 		Sets:    func(context.Context) (rbac.Set, error) { return set, nil },
 		Observe: func(a extauthz.Answer) { answers <- a },
 	}).Register(server)
-	socket := filepath.Join(t.TempDir(), "own.sock")
-	l, err := net.Listen("unix", socket)
-	if err != nil {
-		t.Fatal(err)
-	}
-	go server.Serve(l)
 	t.Cleanup(server.Stop)
 
 	w := newWorld(t, func(s *mesh.Sidecar) {
-		s.Providers = []mesh.Provider{{Name: "own", GRPC: socket, Lines: true}}
+		socket := filepath.Join(filepath.Dir(s.AgentSocket), "authz.sock")
+		l, err := net.Listen("unix", socket)
+		if err != nil {
+			t.Fatal(err)
+		}
+		go server.Serve(l)
+		s.Providers = []mesh.Provider{{Name: mesh.OwnProvider, GRPC: socket, Lines: true}}
 	})
 	w.agent.identify(t, w.ca, w.ca.SVID(t, serverID, time.Hour))
 	w.untilOpen(t)

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -49,9 +50,15 @@ type Provider struct {
 	Pass []string
 	// Lines gives a gRPC provider each line of a header apart, in header_map and
 	// not in headers, so that it can tell two lines from a comma.
-	// istio-auth's own provider, rbac/extauthz, wants it.
+	// [OwnProvider] wants it.
 	Lines bool
 }
+
+// OwnProvider is the name of Istio-Auth's own provider, rbac/extauthz. Its word
+// upon comparisons is the only one that the policy filter takes, and the agent
+// alone has this name: it is asked by GRPC, with Lines, on a socket beside the
+// AgentSocket.
+const OwnProvider = "istio-auth"
 
 // defaultPatience is how long a provider that sets no time may take.
 const defaultPatience = time.Second
@@ -68,8 +75,8 @@ func (b *builder) ask(p Provider) *hcmv3.HttpFilter {
 		FailureModeAllow:    false,
 		StatusOnError:       &typev3.HttpStatus{Code: typev3.StatusCode_Forbidden},
 		ValidateMutations:   true,
-		// What a provider says of a request is no verified token's payload.
-		EnableDynamicMetadataIngestion: wrapperspb.Bool(false),
+		// What another provider says of a request is no word upon it.
+		EnableDynamicMetadataIngestion: wrapperspb.Bool(p.Name == OwnProvider),
 		DecoderHeaderMutationRules: &mutationv3.HeaderMutationRules{
 			DisallowSystem:     wrapperspb.Bool(true),
 			DisallowExpression: &matcherv3.RegexMatcher{Regex: "x-forwarded-client-cert|x-envoy-.*"},
@@ -207,6 +214,14 @@ func (c *checker) provider(field string, p Provider, td spiffeid.TrustDomain) {
 		if !isHeader(name) || i >= len(p.Headers) && (name == "host" || strings.HasPrefix(name, "x-envoy-") || name == "x-forwarded-client-cert") {
 			c.add(field, "header-malformed", "%q is not the lower-case name of a header, or not a provider's to set", name)
 		}
+	}
+}
+
+// own wants our own provider to be the agent's: who answers by its name is
+// believed, and answers for the workload whose socket it is.
+func (c *checker) own(field string, p Provider, agentSocket string) {
+	if p.Name == OwnProvider && (!p.Lines || !filepath.IsAbs(p.GRPC) || filepath.Dir(p.GRPC) != filepath.Dir(agentSocket) || p.GRPC == agentSocket) {
+		c.add(field, "provider-not-ours", "%s is asked by grpc, with lines, on a socket beside the agent's", OwnProvider)
 	}
 }
 

@@ -166,7 +166,9 @@ func (s Sidecar) Validate() error {
 		c.add("providers", "nothing-to-ask-about", "providers are asked about inbound requests, and there are none")
 	}
 	for i, p := range s.Providers {
-		c.provider(fmt.Sprintf("providers[%d]", i), p, s.Workload.TrustDomain())
+		field := fmt.Sprintf("providers[%d]", i)
+		c.provider(field, p, s.Workload.TrustDomain())
+		c.own(field, p, s.AgentSocket)
 	}
 	return errors.Join(c.problems...)
 }
