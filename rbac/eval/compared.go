@@ -11,7 +11,8 @@ import (
 // policies ask for, hold for req for sure, and which do not; by the names that
 // [rbac.Comparison.Name] gives them, in order. One that cannot be told is in neither, as
 // are all of them where req is refused before any rule is looked at. CUSTOM
-// policies are not looked at: who asks was decided without them.
+// policies are looked at where they ask nobody, and refuse: who asks was decided
+// without the others.
 //
 // It is for those who decide on behalf of a filter, which can compare with
 // literals alone: a rule of an ALLOW policy needs yes, and any other is kept
@@ -27,8 +28,11 @@ func Compared(set rbac.Set, req rbac.Request) (yes, no []string) {
 	}
 	answers := map[string]answer{}
 	for _, s := range sets {
-		for _, action := range []rbac.Action{rbac.Allow, rbac.Deny, rbac.Audit} {
+		for _, action := range []rbac.Action{rbac.Allow, rbac.Deny, rbac.Audit, rbac.Custom} {
 			for _, p := range s.Policies(action) {
+				if action == rbac.Custom && slices.Contains(s.Providers(), p.Provider) {
+					continue
+				}
 				for _, r := range p.Rules {
 					eachComparison(r.Expression, func(c rbac.Comparison) {
 						answers[c.Name(set.Domains())] = reading{call: call}.compare(c)

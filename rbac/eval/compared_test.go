@@ -76,7 +76,7 @@ func resolved(c rbactest.Case, yes, no []string) rbac.Set {
 	out := c
 	out.Policies = slices.Clone(c.Policies)
 	for i, p := range out.Policies {
-		if p.Action == rbac.Custom {
+		if p.Action == rbac.Custom && slices.Contains(set.Providers(), p.Provider) {
 			continue
 		}
 		rules := slices.Clone(p.Rules)

@@ -17,6 +17,9 @@ const (
 	SubjectKey = "istio-auth.subject" // the token's sub; "-" where there is none
 	JWTFilter  = "envoy.filters.http.jwt_authn"
 	PayloadKey = "payload"
+	WordFilter = "envoy.filters.http.ext_authz" // what our own provider tells: see [Attributes.Told]
+	YesKey     = "yes"
+	NoKey      = "no"
 )
 
 // FromRequest is what our sidecar's Envoy would know of a request.
@@ -51,6 +54,26 @@ func FromRequest(r rbac.Request) Attributes {
 	if r.Token != nil {
 		a.Metadata = map[string]map[string]any{JWTFilter: {PayloadKey: r.Token.Claims}}
 	}
+	return a
+}
+
+// Told is a with the word of our own provider: the names of the comparisons that
+// hold, and of those that do not. a is left as it is.
+func (a Attributes) Told(yes, no []string) Attributes {
+	list := func(names []string) []any {
+		out := make([]any, len(names))
+		for i, name := range names {
+			out[i] = name
+		}
+		return out
+	}
+	metadata := map[string]map[string]any{WordFilter: {YesKey: list(yes), NoKey: list(no)}}
+	for filter, values := range a.Metadata {
+		if filter != WordFilter {
+			metadata[filter] = values
+		}
+	}
+	a.Metadata = metadata
 	return a
 }
 
