@@ -29,6 +29,7 @@ const (
 // in little from the last, it makes little. It is not for many at once.
 type builder struct {
 	compiler compile.Compiler
+	prover   prove.Prover
 	policies map[string]rbac.Policy // by their canonical sources
 }
 
@@ -94,15 +95,15 @@ func (p part) make(set rbac.Set) (*stream.Resource, error) {
 // what the set means. Nothing of it is offered where one part fails.
 func (b *builder) build(set rbac.Set) ([]*stream.Resource, error) {
 	parts := []part{
-		{FilterName, b.compiler.HTTP, prove.HTTP},
-		{AuditName, b.compiler.Audit, prove.Audit},
+		{FilterName, b.compiler.HTTP, b.prover.HTTP},
+		{AuditName, b.compiler.Audit, b.prover.Audit},
 		{TokensName, compile.Tokens, nil}, // no matchers are in it
 	}
 	for _, provider := range set.Providers() {
 		parts = append(parts, part{
 			CustomPrefix + provider,
 			func(set rbac.Set) (*anypb.Any, error) { return b.compiler.Custom(set, provider) },
-			func(set rbac.Set, filter *anypb.Any) error { return prove.Custom(set, provider, filter) },
+			func(set rbac.Set, filter *anypb.Any) error { return b.prover.Custom(set, provider, filter) },
 		})
 	}
 	var resources []*stream.Resource

@@ -43,6 +43,7 @@ var benches = []struct {
 	{"fanout", alone(fanout)},
 	{"first-identity", alone(firstIdentity)},
 	{"compile", compileTime},
+	{"policy-change", changeTime},
 	{"envoy-request", envoyRequest},
 	{"policy-curve", policyCurve},
 }
