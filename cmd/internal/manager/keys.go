@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -94,16 +95,40 @@ type objects struct {
 
 	mu       sync.Mutex // guards what follows, and keeps publications in order
 	known    bool
+	first    time.Time // when the first were read
+	settled  bool      // the first keys have come, or have been waited for
 	policies []rbac.Policy
 	requests []rbac.RequestAuthentication
 }
 
 // take holds what was read, and says which key sets are in use.
 func (o *objects) take(policies []rbac.Policy, requests []rbac.RequestAuthentication) {
-	o.mu.Lock()
-	o.known, o.policies, o.requests = true, policies, requests
-	o.mu.Unlock()
 	o.keeper.Use(uses(requests))
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if !o.known {
+		o.first = time.Now()
+	}
+	o.known, o.policies, o.requests = true, policies, requests
+}
+
+// firstKeys is how long the first publication waits for keys: after a restart
+// agents have those that were known before, and would be told of none.
+const firstKeys = 5 * time.Second
+
+// settle tells whether what is held can be published: each issuer has been asked
+// once, or the time for it is over. The caller holds mu.
+func (o *objects) settle() bool {
+	waiting := func(s jwks.State) bool { return s.Success.IsZero() && s.Failures == 0 }
+	o.settled = o.settled || time.Since(o.first) > firstKeys || !slices.ContainsFunc(o.keeper.States(), waiting)
+	return o.settled
+}
+
+// unsettled tells whether a publication is still to come that waits for keys.
+func (o *objects) unsettled() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.known && !o.settled
 }
 
 // uses are the addresses that are asked, on the account of their namespace. One
@@ -137,11 +162,12 @@ func uses(requests []rbac.RequestAuthentication) map[string]jwks.Use {
 }
 
 // publish hands on what is held, with the keys that are known now. An issuer
-// whose keys are not known keeps none, and its tokens are rejected.
+// whose keys are not known keeps none, and its tokens are rejected. Until the
+// first keys have been waited for it does nothing.
 func (o *objects) publish(to func([]rbac.Policy, []rbac.RequestAuthentication) error) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if !o.known {
+	if !o.known || !o.settle() {
 		return nil
 	}
 	requests := make([]rbac.RequestAuthentication, len(o.requests))
@@ -200,9 +226,16 @@ func (r *run) keepKeys(ctx context.Context, group *errgroup.Group) {
 		return nil
 	})
 	group.Go(func() error {
+		tick := time.NewTicker(gatherKeys / 4)
+		defer tick.Stop()
 		for {
 			select {
 			case <-r.objects.keeper.Changed():
+			case <-tick.C:
+				if r.objects.unsettled() {
+					r.publish()
+				}
+				continue
 			case <-ctx.Done():
 				return nil
 			}

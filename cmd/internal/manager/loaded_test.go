@@ -63,8 +63,9 @@ spec: {roleRef: {name: reader}, subjects: [{serviceAccounts: [web]}]}
 	}
 }
 
-// TestKeysComeAndGoOut: a token rule without keys of its own is published without
-// any, and again when they have come; one whose author gave them is left alone.
+// TestKeysComeAndGoOut: what is read first is published when the keys have come,
+// or have been waited for; what is read later, with the keys of the moment, and
+// again when they have come. Keys that their author gave are left alone.
 func TestKeysComeAndGoOut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const uri, inline = "https://issuer.test/keys", `{"keys":[]}`
@@ -99,11 +100,30 @@ func TestKeysComeAndGoOut(t *testing.T) {
 		publish()
 		stop()
 		<-done
-		if want := []string{" " + inline, set.JSON() + " " + inline}; !slices.Equal(published, want) {
+		if want := []string{set.JSON() + " " + inline}; !slices.Equal(published, want) {
 			t.Errorf("published %q, want %q", published, want)
 		}
 		if o.requests[0].Rules[0].Keys != "" {
 			t.Error("what was read has been changed")
+		}
+
+		// An issuer that does not answer is waited for, and not for ever; one that
+		// is named later holds nobody up.
+		published = nil
+		o = &objects{keeper: &jwks.Keeper{}} // asks nobody
+		late := []rbac.RequestAuthentication{{Namespace: "shop", Name: "r", Rules: []rbac.TokenRule{{Issuer: "a", KeysURI: uri}, {Issuer: "b"}}}}
+		o.take(nil, late)
+		publish()
+		if time.Sleep(firstKeys - 1); !o.unsettled() || len(published) > 0 {
+			t.Errorf("published %q before the first keys were waited for", published)
+		}
+		time.Sleep(2)
+		publish()
+		late[0].Rules[1].KeysURI = uri + "/other"
+		o.take(nil, late)
+		publish()
+		if len(published) != 2 || o.unsettled() {
+			t.Errorf("published %q", published)
 		}
 	})
 }
