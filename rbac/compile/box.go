@@ -37,7 +37,7 @@ type index struct {
 // is found by how it begins, and asked then.
 func (l *literal) under() (by index, key string, ok bool) {
 	switch {
-	case l.not || l.in.kind == inClaim:
+	case l.not || l.in.kind.isList():
 		return index{}, "", false
 	case l.how == isExactly, l.how == beginsWith:
 		return index{l.in, l.how}, l.text, true

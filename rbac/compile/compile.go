@@ -12,11 +12,12 @@
 //
 // A rule is lowered to a formula over Envoy's inputs (lower.go, attributes.go):
 // each test is resolved by itself, to "yes" in an ALLOW policy and to "yes or
-// maybe" in all others. What Envoy cannot be asked (a comparison of two
-// attributes; anything of HTTP on TCP) is a match in the latter and none in the
-// former. Literals are exact, prefix, suffix and contains matchers, so that a dot
-// is a dot. Regular expressions are in the guards, in the question whether an
-// input is there, and in path templates, which are made of escaped literals.
+// maybe" in all others. What Envoy cannot be asked (anything of HTTP on TCP; a
+// comparison of two attributes, unless our own provider tells it: word.go) is a
+// match in the latter and none in the former. Literals are exact, prefix, suffix
+// and contains matchers, so that a dot is a dot. Regular expressions are in the
+// guards, in the question whether an input is there, and in path templates, which
+// are made of escaped literals.
 //
 // # Boxes become a tree
 //
@@ -28,7 +29,8 @@
 // at 0.1 µs a line, without another verdict; [Report] counts them:
 //
 //   - suffixes ("*.png", "*/sa/web", "*.example.com") where no other test has a key;
-//   - claims alone, which may be lists, and which Envoy's trees cannot look up;
+//   - claims alone, which may be lists, and which Envoy's trees cannot look up,
+//     and likewise comparisons alone;
 //   - negations alone;
 //   - long lists times long lists: a rule is written at most eight times as large
 //     as it is, and beyond that asked as it stands;

@@ -217,6 +217,7 @@ type step struct {
 func (c *Compiler) decide(w *wire, field int, p plan) error {
 	tcp := p.filter == ofTCP || p.filter == ofTCPTrial
 	l := newLowering(p.set, tcp)
+	l.words = asksOwn(p.set) && p.filter != ofCustom
 	fold, asked := false, false
 	boxes := make([][]*box, len(p.steps))
 	for i, s := range p.steps {

@@ -21,9 +21,13 @@ const (
 	inRemote
 	inDestination
 	inClaim // by path, as rbac.Attribute writes it
+	inWord  // of our own provider: WordYes or WordNo
 )
 
-// An input is one of them, of a header or a claim with its name.
+// isList tells of what may be a list, of which no tree looks anything up.
+func (k inputKind) isList() bool { return k == inClaim || k == inWord }
+
+// An input is one of them, of a header, a claim or a word with its name.
 type input struct {
 	kind inputKind
 	name string

@@ -15,6 +15,7 @@ type lowering struct {
 	family, accepted []spiffeid.TrustDomain
 	plaintext        bool
 	tcp              bool // nothing of HTTP can be told
+	words            bool // our own provider is asked first: see compared
 	peer             input
 
 	// Of the policy that is being read: what cannot be told is taken for a match
@@ -84,7 +85,7 @@ func (l *lowering) expression(e *rbac.Expression) formula {
 	case rbac.Matches:
 		return l.test(&e.Test)
 	case rbac.Compare:
-		return constant(l.wide) // Envoy compares with literals alone
+		return l.compared(e.Comparison)
 	}
 	return never
 }

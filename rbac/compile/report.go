@@ -21,6 +21,7 @@ type Shape string
 const (
 	ShapeSuffix   Shape = "suffix"   // it asks how a text ends, or what is in it
 	ShapeClaim    Shape = "claim"    // it asks for a claim, which may be a list
+	ShapeWord     Shape = "word"     // it asks for our own provider's word
 	ShapeNegation Shape = "negation" // it only says what is not
 	ShapeProduct  Shape = "product"  // its lists would multiply beyond bounds
 	ShapeAlike    Shape = "alike"    // its keys are those of all the others
@@ -71,7 +72,9 @@ func (b *box) shape() Shape {
 			keyed = true
 		case f.lit.in.kind == inClaim:
 			shape = ShapeClaim
-		case shape != ShapeClaim:
+		case f.lit.in.kind == inWord && shape != ShapeClaim:
+			shape = ShapeWord
+		case shape != ShapeClaim && shape != ShapeWord:
 			shape = ShapeSuffix
 		}
 	}

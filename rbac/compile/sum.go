@@ -46,6 +46,7 @@ func (l *lowering) sum(seed maphash.Seed) uint64 {
 	}
 	flag(&h, l.plaintext)
 	flag(&h, l.tcp)
+	flag(&h, l.words)
 	return h.Sum64()
 }
 

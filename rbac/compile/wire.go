@@ -197,6 +197,11 @@ func (w *wire) input(in input) {
 				w.segment(key)
 			}
 		})
+	case inWord:
+		w.extension(inputName, typeMetadata, func() {
+			w.text(1, WordFilter)
+			w.segment(in.name)
+		})
 	default:
 		w.extension(inputName, typeFilterState, func() { w.text(1, filterStates[in.kind]) })
 	}
@@ -268,7 +273,7 @@ func (w *wire) literals(list []*literal) {
 		w.close(n)
 		return
 	}
-	custom := list[0].in.kind == inClaim || list[0].how == isWithin
+	custom := list[0].in.kind.isList() || list[0].how == isWithin
 	if len(list) > 1 && !custom {
 		w.list(2, len(list), func(i int) { w.literals(list[i : i+1]) })
 		return
@@ -308,7 +313,7 @@ func (w *wire) stringMatcher(l *literal) {
 		w.authored(7, l.text)
 	case isLike:
 		m := w.open(5)
-		if l.in.kind != inClaim {
+		if !l.in.kind.isList() {
 			w.b = append(w.b, 1<<3|2, 0) // google_re2, which Envoy's own type has deprecated
 		}
 		w.authored(2, l.text)

@@ -29,6 +29,7 @@ const (
 	destination
 	port
 	server
+	word // of our own provider, by its list and a name
 )
 
 // An attribute is a kind and, for headers and claims, which one.
@@ -285,7 +286,7 @@ func impliesNetwork(a, b netip.Prefix, negated bool) truth {
 // String is the atom for a message.
 func (a atom) String() string {
 	names := [...]string{peer: "peer", path: "path", fold: "folded path", method: "method", host: "host", header: "header ", issuer: "issuer",
-		subject: "subject", text: "claim ", list: "list claim ", direct: "source", source: "remote", destination: "destination", port: "port", server: "server name"}
+		subject: "subject", text: "claim ", list: "list claim ", direct: "source", source: "remote", destination: "destination", port: "port", server: "server name", word: "word "}
 	hows := [...]string{present: "present", exact: "is", prefix: "begins", suffix: "ends", contains: "contains", regex: "matches", within: "within"}
 	if a.how == within {
 		return fmt.Sprintf("%s within %s", names[a.of.kind], a.network)

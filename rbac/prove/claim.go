@@ -45,7 +45,7 @@ const (
 
 func (m *memory) lowering(set rbac.Set, tcp bool) *lowering {
 	return &lowering{
-		table: m.table, domains: set.Domains(), accepted: set.Domains().Accepted(), plaintext: set.Plaintext(), tcp: tcp,
+		table: m.table, domains: set.Domains(), accepted: set.Domains().Accepted(), plaintext: set.Plaintext(), tcp: tcp, words: hasWords(set),
 		cache: map[patternKey]bothWays{},
 	}
 }
@@ -125,6 +125,7 @@ const askPrefix = "ask/"
 // asked is what the shadow matcher for a provider of CUSTOM says: deny means
 // that it is asked. About what the guards refuse it is, too.
 func (w *lowering) asked(set rbac.Set, provider string) claim {
+	w.words = false // nobody was asked before
 	c := w.begin()
 	var asking []rule
 	for _, p := range set.Policies(rbac.Custom) {

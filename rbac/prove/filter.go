@@ -181,6 +181,9 @@ func (r *reader) predicate(p *interpret.Predicate) (*node, error) {
 }
 
 func (r *reader) leaf(p *interpret.Predicate) (*node, error) {
+	if p.Input.Kind == interpret.Metadata && p.Input.Name == interpret.WordFilter {
+		return r.wordOf(p.Input, p.Value)
+	}
 	of, err := r.attribute(p.Input)
 	if err != nil {
 		return nil, err

@@ -22,6 +22,7 @@ type lowering struct {
 	accepted  []spiffeid.TrustDomain
 	plaintext bool
 	tcp       bool
+	words     bool // our own provider's word is there
 	istio     bool // of the policy
 	lenient   bool // maybe is enough: all but ALLOW
 	cache     map[patternKey]bothWays
@@ -117,9 +118,7 @@ func (w *lowering) expression(e rbac.Expression) *node {
 	case rbac.Matches:
 		return w.test(e.Test)
 	case rbac.Compare:
-		// No filter compares two attributes: an ALLOW is narrower by it, and all
-		// else wider.
-		return constant(w.lenient)
+		return w.compared(e.Comparison)
 	}
 	return no
 }

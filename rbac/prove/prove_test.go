@@ -18,6 +18,7 @@ func TestWords(t *testing.T) {
 	for got, want := range map[string]string{
 		interpret.PathKey: compile.PathKey, interpret.FoldKey: compile.FoldKey, interpret.HostKey: compile.HostKey,
 		interpret.IssuerKey: compile.IssuerKey, interpret.SubjectKey: compile.SubjectKey, interpret.PeerKey: compile.PeerKey,
+		interpret.WordFilter: compile.WordFilter, interpret.YesKey: compile.WordYes, interpret.NoKey: compile.WordNo,
 	} {
 		if got != want {
 			t.Errorf("got %q, want %q", got, want)
@@ -35,6 +36,9 @@ func TestCompiledFilters(t *testing.T) {
 	proved, tooComplex := 0, 0
 	for seed := range n {
 		c := rbactest.New(seed, rbactest.Everything).Case()
+		if seed%2 == 0 {
+			c.Target.Providers = append([]string{rbac.OwnProvider}, c.Target.Providers...)
+		}
 		set := rbac.Select(c.Policies, c.Target)
 		check := func(kind string, filter *anypb.Any, err error, show func(rbac.Set, *anypb.Any) error) {
 			t.Helper()

@@ -91,6 +91,9 @@ func (m *memory) world(lowering *lowering, facts []literal) *world {
 	if lowering.tcp {
 		k += "tcp"
 	}
+	if lowering.words {
+		k += "words"
+	}
 	for _, td := range lowering.accepted {
 		k += "\x00" + td.Name()
 		if lowering.domains.IsOurs(td) {

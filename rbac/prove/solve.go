@@ -33,6 +33,7 @@ var domain = map[attrKind]string{
 	subject: "[ -~]+",
 	text:    "[ -~]*",
 	list:    "[ -~]*",
+	word:    "-",
 	server:  "[!-@^-~[`]+",
 }
 

@@ -265,7 +265,7 @@ func unfolded(s string) []string {
 
 // confirm asks both sides about a request.
 func (p *proof) confirm(req rbac.Request) *Difference {
-	got := p.matcher.Decide(interpret.FromRequest(req))
+	got := p.matcher.Decide(interpret.FromRequest(req).Told(eval.Compared(p.set, req)))
 	d := &Difference{Request: req, Shadow: p.shadow, Filter: words[outcome(got.Kind)]}
 	verdict := eval.Decide(p.set, req)
 	guard := !verdict.Allowed && verdict.Policy == "" && verdict.Reason != eval.NoAllowMatch
