@@ -152,6 +152,9 @@ var rows = []row{
 	{"an unknown issuer denied", one("DENY", `requestPrincipals: ["https://issuer.test/a", "https://other.test/a"]`), tokens, "error unknown-issuer " + from + ".requestPrincipals[1]"},
 	{"a known issuer", one("ALLOW", `requestPrincipals: ["https://issuer.test/*", "*/a", "https://issuer.test/s*"]`), tokens, ""},
 
+	{"a boolean claim", one("DENY", `key: "request.auth.claims[suspended]", values: ["true"]`), tokens, "warning claim-not-text spec.rules[0].when[0].values[0]"},
+	{"a number", one("ALLOW", `key: "request.auth.claims[level]", values: [low, "7"], notValues: ["-1.5"]`), tokens, "warning claim-not-text spec.rules[0].when[0].values[1]\nwarning claim-not-text spec.rules[0].when[0].notValues[0]"},
+	{"a text with digits", one("ALLOW", `key: "request.auth.claims[level]", values: [v7, "7*", "true story"]`), tokens, ""},
 	{"an issuer without keys", object("RequestAuthentication", "name: a, namespace: shop", "{jwtRules: [{issuer: a, jwksUri: \"https://a.test\"}, {issuer: b}]}"), "", "warning issuer-without-keys spec.jwtRules[1]"},
 	{"an issuer with keys", tokens, "", ""},
 
@@ -207,7 +210,7 @@ func findings(found []analyze.Finding) string {
 }
 
 func TestCheck(t *testing.T) {
-	if got, want := len(rows)+len(withWorkloads)+len(withPlaintext), 98; got != want {
+	if got, want := len(rows)+len(withWorkloads)+len(withPlaintext), 101; got != want {
 		t.Errorf("%d rows, want %d", got, want)
 	}
 	seen := map[analyze.Code]bool{analyze.NeedsProvider: true, analyze.HostWithPort: true} // in TestExpressions

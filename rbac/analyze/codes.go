@@ -36,6 +36,9 @@ const (
 	NoAuthentication Code = "request-principal-without-authentication"
 	// UnknownIssuer: a request principal of an issuer whose tokens nobody takes.
 	UnknownIssuer Code = "unknown-issuer"
+	// ClaimNotText: a claim is compared with what reads like a number or a
+	// boolean, and only texts are compared.
+	ClaimNotText Code = "claim-not-text"
 	// IssuerWithoutKeys: every token of the issuer is rejected.
 	IssuerWithoutKeys Code = "issuer-without-keys"
 	// SelectorMatchesNothing: no workload that there is has these labels.
@@ -54,6 +57,6 @@ func Codes() []Code {
 	return []Code{
 		ForeignTrustDomain, AnyTrustDomain, NeverMatches, DeniesEverything, HTTPOnTCP, DenyByPathAlone, CompatIstio,
 		DryRun, TargetsIgnored, UnknownProvider, NeedsProvider, HostWithPort, NoAuthentication, UnknownIssuer,
-		IssuerWithoutKeys, SelectorMatchesNothing, MeshWide, SelectorInRoot, Shadowed,
+		ClaimNotText, IssuerWithoutKeys, SelectorMatchesNothing, MeshWide, SelectorInRoot, Shadowed,
 	}
 }

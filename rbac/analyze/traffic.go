@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/istio-auth/istio-auth/rbac"
 )
@@ -109,6 +110,9 @@ func (r *ruleCheck) tokens() {
 	}
 	r.clauses(func(field string, clause rbac.Clause) {
 		for i, t := range clause {
+			if t.Attribute.Kind() == rbac.Claim {
+				r.claims(field, i, t)
+			}
 			if t.Attribute.Kind() != rbac.RequestPrincipal {
 				continue
 			}
@@ -119,6 +123,22 @@ func (r *ruleCheck) tokens() {
 			}
 		}
 	})
+}
+
+// claims looks for values that read like a number or a boolean. In a token they
+// mostly are one, and a claim that is no text is as one that is not there.
+func (r *ruleCheck) claims(field string, i int, t rbac.Test) {
+	look := func(list []rbac.Pattern, negated bool) {
+		for k, p := range list {
+			text := p.Text()
+			digits := strings.Trim(text, "0123456789.-") == ""
+			if p.Kind() == rbac.Exact && (digits || text == "true" || text == "false") {
+				r.say(ClaimNotText, Warning, r.valueField(field, i, t, negated, k), fmt.Sprintf("a claim that is %s, and not the text %q, is as one that is not there", text, text))
+			}
+		}
+	}
+	look(t.In, false)
+	look(t.NotIn, true)
 }
 
 // issuers are those whose tokens may be taken where the policy applies. Nil: no
