@@ -122,6 +122,7 @@ type checker struct {
 	Mesh
 	classes  []class
 	fences   map[string][]rbac.Policy                // ALLOW policies in force that do not allow all
+	asking   map[string][]rbac.Policy                // CUSTOM policies in force that ask our own provider
 	requests map[string][]rbac.RequestAuthentication // those that apply to workloads
 	peers    map[string][]rbac.PeerAuthentication
 	kind     string // of the object that is looked at
@@ -135,7 +136,9 @@ func newChecker(objects parse.Objects, mesh Mesh) *checker {
 		peers: map[string][]rbac.PeerAuthentication{},
 	}
 	c.classes = c.classesOf()
-	for _, p := range inForce(objects.Policies, mesh.Around.Policies) {
+	policies := inForce(objects.Policies, mesh.Around.Policies)
+	c.asking = c.askOwn(policies)
+	for _, p := range policies {
 		allowsAll := slices.ContainsFunc(p.Rules, isEmptyRule)
 		if p.Action == rbac.Allow && !p.DryRun && len(p.Targets) == 0 && !allowsAll {
 			c.fences[p.Namespace] = append(c.fences[p.Namespace], p)

@@ -289,6 +289,52 @@ func TestExpressions(t *testing.T) {
 	}
 }
 
+// TestOwnProvider: a comparison needs no more where our own provider is asked
+// wherever the policy is.
+func TestOwnProvider(t *testing.T) {
+	compare := &rbac.Expression{Op: rbac.Compare, Comparison: rbac.Comparison{Left: rbac.Attr(rbac.Path), How: rbac.Prefix, Lead: "/", Right: rbac.Attr(rbac.Namespace)}}
+	ask := func(change func(*rbac.Policy)) rbac.Policy {
+		p := rbac.Policy{Namespace: "shop", Name: "ask", Action: rbac.Custom, Provider: rbac.OwnProvider, Rules: []rbac.Rule{{}}}
+		change(&p)
+		return p
+	}
+	const at = "spec.rules[0].expression"
+	allow, deny := "warning needs-provider "+at, "error denies-everything spec.rules[0]\nwarning needs-provider "+at
+	for _, row := range []struct {
+		name string
+		ask  rbac.Policy
+		told bool
+	}{
+		{"asked", ask(func(*rbac.Policy) {}), true},
+		{"asked everywhere", ask(func(p *rbac.Policy) { p.Namespace = "root" }), true},
+		{"asked there", ask(func(p *rbac.Policy) { p.Selector = map[string]string{"app": "web"} }), true},
+		{"asked elsewhere", ask(func(p *rbac.Policy) { p.Namespace = "other" }), false},
+		{"asked at another's", ask(func(p *rbac.Policy) { p.Selector = map[string]string{"app": "api"} }), false},
+		{"another asked", ask(func(p *rbac.Policy) { p.Provider = "known" }), false},
+		{"asked in a dry run", ask(func(p *rbac.Policy) { p.DryRun = true }), false},
+		{"never asked", ask(func(p *rbac.Policy) { p.Rules = nil }), false},
+	} {
+		m := mesh()
+		m.Providers = append(m.Providers, rbac.OwnProvider)
+		m.Around.Policies = []rbac.Policy{row.ask}
+		for action, want := range map[rbac.Action]string{rbac.Allow: allow, rbac.Deny: deny} {
+			if row.told {
+				want = ""
+			}
+			p := rbac.Policy{Namespace: "shop", Name: "a", Action: action, Selector: map[string]string{"app": "web"}, Rules: []rbac.Rule{{Expression: compare}}}
+			got := findings(analyze.Check(parse.Objects{Policies: []rbac.Policy{p}}, m))
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("%s, %v: %s", row.name, action, diff)
+			}
+			m.Providers = []string{"known"} // our own is not one of the mesh's
+			if got := findings(analyze.Check(parse.Objects{Policies: []rbac.Policy{p}}, m)); got == "" {
+				t.Errorf("%s, %v: nothing said without the provider", row.name, action)
+			}
+			m.Providers = append(m.Providers, rbac.OwnProvider)
+		}
+	}
+}
+
 func TestString(t *testing.T) {
 	found := analyze.Check(read(t, policy("{action: DENY, rules: [{}]}")), mesh())
 	want := "warning: AuthorizationPolicy shop/a: spec.rules[0]: an empty rule denies every request (denies-everything)"

@@ -260,7 +260,8 @@ func (r *ruleCheck) truth(rule rbac.Rule, tcp bool) bool {
 		isTrue(rule.When) && r.expressionTruth(rule.Expression, tcp)
 }
 
-// expressionTruth: a comparison of two attributes is never told by a filter.
+// expressionTruth: a comparison of two attributes is never told by a filter by
+// itself.
 func (r *ruleCheck) expressionTruth(e *rbac.Expression, tcp bool) bool {
 	if e == nil {
 		return true
@@ -274,7 +275,7 @@ func (r *ruleCheck) expressionTruth(e *rbac.Expression, tcp bool) bool {
 	case rbac.Matches:
 		return r.isTrue(rbac.Clause{e.Test}, tcp)
 	}
-	return e.Op == rbac.Compare
+	return e.Op == rbac.Compare && (tcp || !r.told(r.policy))
 }
 
 // expression looks at comparisons.
@@ -287,8 +288,8 @@ func (r *ruleCheck) expression(e *rbac.Expression) {
 		if c := e.Comparison; c.Left.Kind() == rbac.Host && isPorted(c.Lead, c.Trail) {
 			r.say(HostWithPort, r.noOp(), field, "a host is compared without its port, so that it never is what ends with one")
 		}
-		if r.policy.Action != rbac.Custom {
-			r.say(NeedsProvider, Warning, field, fmt.Sprintf("no filter compares %s with %s: an ALLOW lets nobody in by it, and any other policy takes it as true; ask a provider with CUSTOM", e.Comparison.Left, e.Comparison.Right))
+		if r.policy.Action != rbac.Custom && !r.told(r.policy) {
+			r.say(NeedsProvider, Warning, field, fmt.Sprintf("no filter compares %s with %s: an ALLOW lets nobody in by it, and any other policy takes it as true; ask the provider istio-auth with CUSTOM", e.Comparison.Left, e.Comparison.Right))
 		}
 	}
 	for i := range e.Terms {
