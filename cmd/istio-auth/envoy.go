@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -10,6 +11,7 @@ import (
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"github.com/istio-auth/istio-auth/cmd/internal/envoybin"
+	"github.com/istio-auth/istio-auth/cmd/internal/nodeagent"
 	"github.com/istio-auth/istio-auth/mesh"
 )
 
@@ -46,6 +48,7 @@ func installCommand() *cobra.Command {
 func bootstrapCommand() *cobra.Command {
 	var workload string
 	var outbound []string
+	var compare bool
 	s := mesh.Sidecar{}
 	command := &cobra.Command{
 		Use:   "bootstrap --workload ID --outbound NAME,... --inbound ADDRESS --app ADDRESS",
@@ -77,6 +80,10 @@ is believed only if its certificate names one of the identities given here.`,
 				}
 				s.Outbound = append(s.Outbound, upstream)
 			}
+			if compare {
+				socket := filepath.Join(filepath.Dir(s.AgentSocket), nodeagent.AuthzName)
+				s.Providers = append(s.Providers, mesh.Provider{Name: mesh.OwnProvider, GRPC: socket, Lines: true})
+			}
 			config, err := mesh.YAML(s)
 			if err != nil {
 				return err
@@ -94,6 +101,7 @@ is believed only if its certificate names one of the identities given here.`,
 	flags.StringVar(&s.Inbound.Listen, "inbound", "", "IP:port that others reach")
 	flags.StringVar(&s.Inbound.App, "app", "", "loopback IP:port of the application")
 	flags.StringArrayVar(&outbound, "outbound", nil, "a server: name=N,listen=IP:PORT,address=HOST:PORT,server=SPIFFE-ID[,server=...]; may be repeated")
+	flags.BoolVar(&compare, "compare", false, "let CUSTOM policies ask the provider istio-auth of the node agent, which compares attributes; it is beside --socket")
 	flags.StringVar(&s.AccessLog, "access-log", "", "file of the access log (default standard output)")
 	command.MarkFlagRequired("workload")
 	return command
