@@ -9,8 +9,12 @@ type pairing struct {
 	done map[sum]bool // pairs that are the same, whatever holds
 }
 
-// pairEffort is how many pairs of formulas are looked at for one rule.
-const pairEffort = 2000
+// pairEffort is how many pairs of formulas are looked at for one rule, and
+// pairSteps how long values are searched for. They are beside effort.
+const (
+	pairEffort = 2000
+	pairSteps  = 200_000
+)
 
 // same tells whether two formulas are the same where facts hold.
 func (p *proof) same(a, b *node, facts []literal) bool {
@@ -18,7 +22,10 @@ func (p *proof) same(a, b *node, facts []literal) bool {
 		return true
 	}
 	q := &pairing{proof: p, left: pairEffort, done: map[sum]bool{}}
+	rest := p.left
+	p.left = pairSteps
 	ok, _ := q.same(a, b, facts)
+	p.left = rest
 	return ok
 }
 

@@ -100,14 +100,14 @@ func key(n *node) string {
 
 // regions checks what only one side has, where facts hold.
 func (p *proof) regions(filter, says side, facts []literal) error {
-	byGroup := func(s side) []index {
-		out := make([]index, len(s.groups))
+	byGroup := func(s side) []*index {
+		out := make([]*index, len(s.groups))
 		for i, g := range s.groups {
 			out[i] = p.index(g.entries)
 		}
 		return out
 	}
-	var inFilter, inSet []index
+	var inFilter, inSet []*index
 	region := func(n *node) error {
 		if inFilter == nil {
 			inFilter, inSet = byGroup(filter), byGroup(says)
@@ -117,7 +117,7 @@ func (p *proof) regions(filter, says side, facts []literal) error {
 		if p.nowhere(facts, literals) {
 			return nil
 		}
-		near := func(s side, x []index) side {
+		near := func(s side, x []*index) side {
 			out := side{last: s.last}
 			for i, g := range s.groups {
 				out.groups = append(out.groups, group{g.then, x[i].in(p, literals)})

@@ -2,6 +2,7 @@ package prove
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -82,7 +83,28 @@ func (p *proof) pair(w *world, items []item, part part) *pairs {
 			x.failed = append(x.failed, i)
 		}
 	}
+	p.again(w, x)
 	return x
+}
+
+// again leaves out failed rules that say what a rule says that is shown: of two
+// that are the same a filter has one.
+func (p *proof) again(w *world, x *pairs) {
+	if len(x.failed) == 0 {
+		return
+	}
+	shown := make(map[sum]bool, len(x.shares))
+	failed := x.failed
+	for i := range x.shares {
+		if len(failed) > 0 && failed[0] == i {
+			failed = failed[1:]
+		} else {
+			shown[w.says(&x.part.rules[i], p.lowering).id()] = true
+		}
+	}
+	x.failed = slices.DeleteFunc(x.failed, func(i int) bool {
+		return x.shares[i].first == nil && shown[w.says(&x.part.rules[i], p.lowering).id()]
+	})
 }
 
 // groups are both sides, with what is shown as common.

@@ -1,9 +1,6 @@
 package prove
 
-import (
-	"maps"
-	"slices"
-)
+import "slices"
 
 // An entry is a formula of one side or, common, of both.
 type entry struct {
@@ -219,67 +216,4 @@ func (p *proof) possible(so []literal) bool {
 		}
 	}
 	return true
-}
-
-// An index finds entries by a literal that a region has: those with another
-// exact text of the same attribute cannot hold there.
-type index struct {
-	exact map[attribute]map[int32][]entry
-	rest  []entry
-}
-
-func (p *proof) index(entries []entry) index {
-	out := index{exact: map[attribute]map[int32][]entry{}}
-	for _, e := range entries {
-		n, of := p.exactOf(e.when)
-		if n < 0 {
-			out.rest = append(out.rest, e)
-			continue
-		}
-		if out.exact[of] == nil {
-			out.exact[of] = map[int32][]entry{}
-		}
-		out.exact[of][n] = append(out.exact[of][n], e)
-	}
-	return out
-}
-
-// exactOf is the first exact text that a formula needs, or -1.
-func (p *proof) exactOf(n *node) (int32, attribute) {
-	terms := n.terms
-	if n.op == isLiteral {
-		terms = []*node{n}
-	} else if n.op != allOf {
-		return -1, attribute{}
-	}
-	for _, t := range terms {
-		if t.op != isLiteral || t.lit.negated() {
-			continue
-		}
-		if a := &p.atoms[t.lit.atom()]; a.how == exact && !a.ignoreCase && a.of.kind != list {
-			return t.lit.atom(), a.of
-		}
-	}
-	return -1, attribute{}
-}
-
-// in lists the entries that may hold where literals do.
-func (x *index) in(p *proof, so []literal) []entry {
-	wanted := map[attribute]int32{}
-	for _, l := range so {
-		if a := &p.atoms[l.atom()]; !l.negated() && a.how == exact && !a.ignoreCase {
-			wanted[a.of] = l.atom()
-		}
-	}
-	out := slices.Clone(x.rest)
-	for of, byAtom := range x.exact {
-		if n, ok := wanted[of]; ok {
-			out = append(out, byAtom[n]...)
-			continue
-		}
-		for _, n := range slices.Sorted(maps.Keys(byAtom)) {
-			out = append(out, byAtom[n]...)
-		}
-	}
-	return out
 }
