@@ -3,19 +3,24 @@
 //
 // It shares nothing with the compiler. The set is lowered by itself, from
 // rbac/eval, to formulas over what Envoy can ask; the filter's bytes are read by
-// rbac/interpret, and become formulas too. Formulas become boxes, conjunctions of
-// literals, and what both sides have is set aside. A request on which the two
-// could differ lies in a box that only one side has: each of those is split,
-// literal by literal, until both sides are decided everywhere in it. Where they
-// are decided differently, a solver over automata looks for a request, which
-// rbac/eval and rbac/interpret then confirm, or shows that there is none.
+// rbac/interpret, and become formulas too, each with the name of its action,
+// which is a rule's. A rule and what bears its name are compared alone (pair.go,
+// alone.go): where each rule is the same on both sides, the whole is. The name is
+// where to look, and nothing hangs on its being right. What is left, since a
+// compiler may write one rule with another, is taken apart into boxes,
+// conjunctions of literals, and what both sides have is set aside. A request on
+// which the two could differ lies in a box that only one side has: each of those
+// is split, literal by literal, among all that it meets (index.go), until both
+// sides are decided everywhere in it (region.go). Where they are decided
+// differently, a solver over automata looks for a request, which rbac/eval and
+// rbac/interpret then confirm, or shows that there is none.
 //
 // The proof is exact. What it cannot settle it refuses: see [ErrTooComplex] and
 // [ErrUndecided]. It takes for granted what our sidecar sees to: docs of the
 // attributes in rbac/interpret, and that the folded path is rbac.FoldPath of the
 // path.
 //
-// Start at [HTTP].
+// Start at [HTTP], or, for one filter after another, at [Prover].
 package prove
 
 import (
