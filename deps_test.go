@@ -84,21 +84,21 @@ deploy             :
 
 // fences name the only packages that may import a family of outside packages.
 var fences = map[string][]string{
-	"cel.dev/":                                 {"rbac/cel"},
-	"k8s.io/":                                  {"api", "attest/k8stoken", "rbac/kube", "manager/kube", "nodeagent/csi", "cmd"},
-	"istio.io/":                                {"rbac/parse", "rbac/kube", "ca/server"},
-	"github.com/envoyproxy/":                   {"sds", "sds/stream", "sds/secret", "sds/sdstest", "rbac/compile", "rbac/distribute", "rbac/extauthz", "mesh", "cmd/internal/bench"},
-	"go.step.sm/crypto":                        {"ca/signer", "ca/profile", "ca/keypolicy"},
-	"github.com/zmap/":                         {"ca/lint"},
-	"modernc.org/sqlite":                       {"ca/store"},
-	"google.golang.org/grpc":                   {"ca/capb", "ca/server", "ca/client", "sds", "sds/sdstest", "nodeagent/workloadapi", "nodeagent/csi", "rbac/distribute", "rbac/extauthz", "rbac/grpcauthz", "cmd"},
-	"github.com/spf13/cobra":                   {"cmd"},
+	"cel.dev/":               {"rbac/cel"},
+	"k8s.io/":                {"api", "attest/k8stoken", "rbac/kube", "manager/kube", "nodeagent/csi", "cmd"},
+	"istio.io/":              {"rbac/parse", "rbac/kube", "ca/server"},
+	"github.com/envoyproxy/": {"sds", "sds/stream", "sds/secret", "sds/sdstest", "rbac/compile", "rbac/distribute", "rbac/extauthz", "mesh", "cmd/internal/bench"},
+	"go.step.sm/crypto":      {"ca/signer", "ca/profile", "ca/keypolicy"},
+	"github.com/zmap/":       {"ca/lint"},
+	"modernc.org/sqlite":     {"ca/store"},
+	"google.golang.org/grpc": {"ca/capb", "ca/server", "ca/client", "sds", "sds/sdstest", "nodeagent/workloadapi", "nodeagent/csi", "rbac/distribute", "rbac/extauthz", "rbac/grpcauthz", "cmd"},
+	"github.com/spf13/cobra": {"cmd"},
 	"github.com/spiffe/go-spiffe/v2/spiffetls": {}, // its configurations are bypassed by session resumption: use mtls
-	"net/url":                                  {"attest", "ca/profile", "ca/lint", "mtls", "rbac/jwks", "cmd"},
-	"regexp":                                   {"cmd"},
-	"unsafe":                                   {},
-	"testing":                                  {"ca/catest", "sds/sdstest", "rbac/rbactest", "cmd/internal/daemon/daemontest"},
-	module + "/test/":                          {},
+	"net/url":         {"attest", "ca/profile", "ca/lint", "mtls", "rbac/jwks", "cmd"},
+	"regexp":          {"cmd"},
+	"unsafe":          {},
+	"testing":         {"ca/catest", "sds/sdstest", "rbac/rbactest", "cmd/internal/daemon/daemontest"},
+	module + "/test/": {},
 }
 
 func TestImports(t *testing.T) {
