@@ -60,6 +60,27 @@ type Request struct {
 // encoding/json; "scope" and "permission" are split at blanks.
 type Token struct{ Claims map[string]any }
 
+// SpaceDelimited are the claims whose text is a list, with blanks between
+// (RFC 8693 §4.2), in order.
+func SpaceDelimited() []string { return []string{"permission", "scope"} }
+
+// SplitClaims makes lists of those that are texts, in place. A text without
+// anything but blanks stays as it is.
+func SplitClaims(claims map[string]any) {
+	for _, name := range SpaceDelimited() {
+		text, _ := claims[name].(string)
+		var list []any
+		for field := range strings.SplitSeq(text, " ") {
+			if field != "" {
+				list = append(list, field)
+			}
+		}
+		if len(list) > 0 {
+			claims[name] = list
+		}
+	}
+}
+
 // Texts are the values of a claim that is a string, or a list with strings in
 // it, of which what is no string is left out. A claim of any other kind is
 // none.

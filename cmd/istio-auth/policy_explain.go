@@ -107,15 +107,7 @@ func tokenOf(claims string) (*rbac.Token, error) {
 	if err := json.Unmarshal([]byte(claims), &t.Claims); err != nil {
 		return nil, err
 	}
-	for _, key := range []string{"scope", "permission"} {
-		if text, ok := t.Claims[key].(string); ok {
-			var words []any
-			for word := range strings.FieldsSeq(text) {
-				words = append(words, word)
-			}
-			t.Claims[key] = words
-		}
-	}
+	rbac.SplitClaims(t.Claims)
 	return t, nil
 }
 

@@ -97,7 +97,7 @@ func provider(rule rbac.TokenRule) *jwtv3.JwtProvider {
 		ForwardPayloadHeader: rule.PayloadHeader,
 		PayloadInMetadata:    PayloadKey,
 		NormalizePayloadInMetadata: &jwtv3.JwtProvider_NormalizePayload{
-			SpaceDelimitedClaims: []string{"permission", "scope"},
+			SpaceDelimitedClaims: rbac.SpaceDelimited(),
 		},
 	}
 	for _, l := range rule.Locations {

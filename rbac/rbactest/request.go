@@ -1,6 +1,7 @@
 package rbactest
 
 import (
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -58,7 +59,8 @@ func (c Call) Request() (rbac.Request, error) {
 		req.Headers[h.Name] = append(req.Headers[h.Name], strings.Trim(h.Value, " \t"))
 	}
 	if c.Claims != nil {
-		req.Token = &rbac.Token{Claims: splitScopes(c.Claims)}
+		req.Token = &rbac.Token{Claims: maps.Clone(c.Claims)}
+		rbac.SplitClaims(req.Token.Claims)
 	}
 	var err error
 	req.Path, err = rbac.CanonicalPath(c.Target)
@@ -81,22 +83,6 @@ func withoutPort(authority string) string {
 		}
 	}
 	return authority
-}
-
-// splitScopes is as [rbac.Token] has it.
-func splitScopes(claims map[string]any) map[string]any {
-	out := map[string]any{}
-	for key, value := range claims {
-		if text, ok := value.(string); ok && (key == "scope" || key == "permission") {
-			var list []any
-			for word := range strings.SplitSeq(text, " ") {
-				list = append(list, word)
-			}
-			value = list
-		}
-		out[key] = value
-	}
-	return out
 }
 
 // Call makes a call that is near to what the policies say.

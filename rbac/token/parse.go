@@ -11,6 +11,8 @@ import (
 	"strings"
 	"unicode/utf16"
 	"unicode/utf8"
+
+	"github.com/istio-auth/istio-auth/rbac"
 )
 
 // maxDepth is how deep Envoy reads JSON.
@@ -123,25 +125,9 @@ func (t *parsed) payload(raw []byte) error {
 	default:
 		return refuse(BadPayload, "aud is neither text nor list")
 	}
-	for _, name := range []string{"scope", "permission"} {
-		if text, ok := claims[name].(string); ok {
-			if list := fields(text); len(list) > 0 {
-				claims[name] = list
-			}
-		}
-	}
+	rbac.SplitClaims(claims)
 	t.claims = claims
 	return nil
-}
-
-// fields are the texts between blanks (RFC 8693 §4.2).
-func fields(text string) (list []any) {
-	for field := range strings.SplitSeq(text, " ") {
-		if field != "" {
-			list = append(list, field)
-		}
-	}
-	return list
 }
 
 // optional is a member of a kind; ok where it is not there, too.
