@@ -260,12 +260,7 @@ func (s *sidecar) findWorker() error {
 
 // used is the processor time that the worker has had.
 func (s *sidecar) used() (time.Duration, error) {
-	text, err := os.ReadFile(filepath.Join(s.worker, "schedstat"))
-	if err != nil {
-		return 0, err
-	}
-	ns, err := strconv.ParseInt(strings.Fields(string(text))[0], 10, 64)
-	return time.Duration(ns), err
+	return onProcessor(filepath.Join(s.worker, "schedstat"))
 }
 
 // usedByAll is the processor time that all threads have had.
@@ -276,20 +271,26 @@ func (s *sidecar) usedByAll() (time.Duration, error) {
 	}
 	var all time.Duration
 	for _, task := range tasks {
-		text, err := os.ReadFile(task)
+		used, err := onProcessor(task)
 		if errors.Is(err, os.ErrNotExist) {
 			continue
 		}
 		if err != nil {
 			return 0, err
 		}
-		ns, err := strconv.ParseInt(strings.Fields(string(text))[0], 10, 64)
-		if err != nil {
-			return 0, err
-		}
-		all += time.Duration(ns)
+		all += used
 	}
 	return all, nil
+}
+
+// onProcessor reads a thread's schedstat.
+func onProcessor(schedstat string) (time.Duration, error) {
+	text, err := os.ReadFile(schedstat)
+	if err != nil {
+		return 0, err
+	}
+	ns, err := strconv.ParseInt(strings.Fields(string(text))[0], 10, 64)
+	return time.Duration(ns), err
 }
 
 // memory is the resident memory of the process in MiB.
